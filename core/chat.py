@@ -1,0 +1,160 @@
+"""Chat format: the only file that knows a chat token.
+
+Training ids and inference prefixes come from the same pieces, so they cannot drift:
+
+    prompt_ids    = chat template (system, user, assistant header) + start of thinking
+    training_ids  = prompt_ids + thinking + close + attempt + end of turn     (labels from the start of thinking on)
+    close_ids     = what is appended when thinking ends, by itself or by force
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from core.config import UserError
+from core.types import Question, Trace
+
+IGNORE_LABEL = -100  # torch's cross-entropy ignores this label
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Delimiters of one family of models.
+
+    start: opens thinking. ends: what the model writes to end it; the first one is what we write to close it.
+    before_thinking, after_thinking, before_attempt: text between the delimiters as the model was trained.
+    """
+
+    start: str
+    ends: tuple[str, ...]
+    before_thinking: str = "\n"
+    after_thinking: str = "\n"
+    before_attempt: str = "\n"
+
+
+PROFILES = {
+    # s1 reuses <|im_start|> with a word, so no token is added (released tokenization.py, PAPER 1.10)
+    "s1": Profile(start="<|im_start|>think", ends=("<|im_start|>answer",)),
+    # step-conditional control: every step opens with "<|im_start|>64 steps left"; zero steps also ends thinking
+    "steps": Profile(start="<|im_start|>", ends=("<|im_start|>answer", "<|im_start|>0"), before_thinking=""),
+    # R1 distills, QwQ, Qwen3
+    "think-tags": Profile(start="<think>", ends=("</think>",), before_attempt="\n\n"),
+    # an instruct model without thinking tokens: its end of turn is the end of thinking
+    "plain": Profile(start="", ends=(), before_thinking="", after_thinking="", before_attempt=""),
+}
+
+
+class ChatFormat:
+    """One profile on one tokenizer. Checked when built, before any work starts.
+
+    tokenizer: a transformers tokenizer with a chat template.
+    stop_token_ids: ids at which a thinking segment must stop to be looked at.
+    end_of_turn_ids: ids that end a turn (EOS, and the template's end of turn where that is another token).
+    num_token_ids: ids at or above it have no text and are never to be sampled (Qwen2.5 pads its vocabulary).
+
+    Raises UserError for an unknown profile, a missing chat template, or delimiters the tokenizer cannot express.
+    """
+
+    def __init__(self, profile: str, tokenizer: Any):
+        if profile not in PROFILES:
+            raise UserError(f"profile {profile!r} is unknown; known profiles: {', '.join(PROFILES)}")
+        if not getattr(tokenizer, "chat_template", None):
+            raise UserError(f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; use an instruct model")
+        self.name = profile
+        self.profile = PROFILES[profile]
+        self.tokenizer = tokenizer
+        self.num_token_ids = len(tokenizer)
+        self.end_of_turn_ids = self._end_of_turn_ids()
+        self.ends = tuple(tuple(self.encode(end)) for end in self.profile.ends)
+        self._check_delimiters()
+        self.stop_token_ids = frozenset(end[0] for end in self.ends) | self.end_of_turn_ids
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, ids) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def answer_text(self, ids) -> str:
+        """The answer as people read it: special tokens (end of turn) left out."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def prompt_ids(self, question: Question | str, system: str | None = None) -> list[int]:
+        """Chat template with generation prompt, then the start of thinking (no newline after it, as s1).
+
+        system: None keeps the template's own default system message.
+        """
+        return self._header_ids(question, system) + self._start_ids(question, system)
+
+    def training_ids(self, trace: Trace, system: str | None = None) -> tuple[list[int], list[int]]:
+        """(input_ids, labels), both [num_tokens]. Labels are -100 up to the start of thinking, then the ids:
+        loss on thinking, delimiters, answer and end of turn, as s1's collator masked it (PAPER 2.1).
+
+        Raises UserError where the trace contains a delimiter, because a model cannot learn where it ends then.
+        """
+        header = self._header_ids(trace.question, system)
+        thinking, attempt = trace.thinking.strip(), trace.attempt.strip()
+        for text in (*self.profile.ends, self.tokenizer.eos_token):
+            if text and (text in attempt or (text in thinking and self.name != "steps")):
+                raise UserError(f"trace of question {trace.question.id} contains the delimiter {text!r}")
+        if "Answer:" not in attempt:
+            attempt = f"Answer: {attempt}"  # s1 (PAPER 1.10)
+        p = self.profile
+        body = self._start_ids(trace.question, system)
+        body += self.encode(p.before_thinking + thinking + p.after_thinking)
+        body += [*(self.ends[0] if self.ends else ()), *self.encode(p.before_attempt + attempt)]
+        body += [self.tokenizer.eos_token_id, *self.encode("\n")]
+        return header + body, [IGNORE_LABEL] * len(header) + body
+
+    def close_ids(
+        self, forced: bool, cue: str = "\nFinal Answer:", thinking: tuple[int, ...] | list[int] = ()
+    ) -> list[int]:
+        """Ids that end thinking. By itself: the delimiter. Forced: a newline if `thinking` does not end in one,
+        the delimiter, the cue (released evaluator, PAPER 3.2 step 5)."""
+        delimiter = list(self.ends[0]) if self.ends else []
+        if delimiter and not forced:
+            return delimiter  # `plain` has none: its close is the cue, also at the model's own end of turn
+        newline = self.profile.after_thinking
+        if newline and thinking and self.decode(thinking[-4:]).endswith(newline):
+            newline = ""
+        return self.encode(newline) + delimiter + self.encode(cue)
+
+    def is_end(self, ids: tuple[int, ...]) -> bool | None:
+        """Do these ids, which begin at a stop, end thinking? None: one more token is needed to tell."""
+        if ids[0] in self.end_of_turn_ids or ids in self.ends:
+            return True
+        return None if any(end[: len(ids)] == ids for end in self.ends) else False
+
+    def _header_ids(self, question: Question | str, system: str | None) -> list[int]:
+        return self.encode(self._rendered(question, system))
+
+    def _rendered(self, question: Question | str, system: str | None) -> str:
+        text = question if isinstance(question, str) else question.text
+        messages = [{"role": "user", "content": text}]
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system})
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def _start_ids(self, question: Question | str, system: str | None) -> list[int]:
+        # some templates (R1 distills) already open thinking in their generation prompt
+        if self.profile.start and self._rendered(question, system).rstrip().endswith(self.profile.start):
+            return []
+        return self.encode(self.profile.start)
+
+    def _end_of_turn_ids(self) -> frozenset[int]:
+        ids = {self.tokenizer.eos_token_id} - {None}
+        turn_end = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        if turn_end is not None and turn_end != self.tokenizer.unk_token_id:
+            ids.add(turn_end)
+        if not ids:
+            raise UserError(f"the tokenizer of {self.tokenizer.name_or_path!r} names no end-of-turn token")
+        return frozenset(ids)
+
+    def _check_delimiters(self) -> None:
+        for text, ids in zip(self.profile.ends, self.ends, strict=True):
+            first = self.decode(ids[:1])
+            special = ids[0] in self.tokenizer.all_special_ids or first in self.tokenizer.get_added_vocab()
+            if not special or self.decode(ids) != text:
+                raise UserError(
+                    f"profile {self.name!r} ends thinking with {text!r}, which the tokenizer of "
+                    f"{self.tokenizer.name_or_path!r} splits into ordinary text; choose another profile"
+                )

@@ -1,0 +1,152 @@
+"""Configs: a dataclass beside the code that uses it, then YAML files left to right, then key=value.
+
+Every entry is called as `python -m package.module [config.yaml ...] [key=value ...]`, and `--help` lists its keys.
+Unknown keys fail with a suggestion. OmegaConf does the typing and the merging; it also reads 1e-5 as a number,
+which plain YAML does not.
+"""
+
+import dataclasses
+import difflib
+import errno
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(Exception):
+    """Something the user can mend. Shown as one line, exit status 2; the text names the file, row or key."""
+
+
+def option(default: Any = dataclasses.MISSING, help: str = "", **kwargs) -> Any:
+    """A config field with its help text. Without a default the key is required; a list or dict is copied."""
+    if default is dataclasses.MISSING:
+        default = "???"  # OmegaConf's mark of a mandatory value
+    if isinstance(default, (list, dict)):
+        kwargs["default_factory"] = lambda: type(default)(default)
+    elif dataclasses.is_dataclass(default) and isinstance(default, type):
+        kwargs["default_factory"] = default
+    else:
+        kwargs["default"] = default
+    return dataclasses.field(metadata={"help": help}, **kwargs)
+
+
+def load(schema: type[T], args: list[str]) -> T:
+    """Builds `schema` from YAML files and key=value pairs, files first in the order given, then pairs.
+
+    Raises UserError for a missing file, an unknown key (with the nearest known one), a value of the wrong type,
+    or a required key without a value.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    config = OmegaConf.structured(schema)
+    files = [a for a in args if a.endswith((".yaml", ".yml")) and "=" not in a]
+    pairs = [a for a in args if "=" in a]
+    for arg in args:
+        if arg not in files and arg not in pairs:
+            raise UserError(f"cannot read argument {arg!r}: expected a .yaml file, key=value, or --help")
+    try:
+        for file in files:
+            if not Path(file).is_file():
+                raise UserError(f"config file {file} does not exist")
+            try:
+                layer = OmegaConf.load(file)
+            except YAMLError as error:
+                raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
+            config = _merge(schema, config, layer, where=file)
+        for pair in pairs:
+            config = _merge(schema, config, OmegaConf.from_dotlist([pair]), where=f"argument {pair!r}")
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise UserError(f"required: {', '.join(f'{key}=...' for key in missing)} (see --help)")
+        return OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from None
+
+
+def _merge(schema: type, config, layer, where: str):
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+    try:
+        return OmegaConf.merge(config, layer)
+    except ConfigKeyError as error:
+        key = str(error.full_key)
+        known = list(_field_names(schema))
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        raise UserError(f"{where}: unknown key {key!r}; {hint}") from None
+    except (OmegaConfBaseException, ValueError) as error:
+        key = getattr(error, "full_key", None)
+        raise UserError(f"{where}: {key + ': ' if key else ''}{str(error).splitlines()[0]}") from None
+
+
+def _field_names(schema: type, prefix: str = ""):
+    for f in dataclasses.fields(schema):
+        yield prefix + f.name
+        if dataclasses.is_dataclass(f.type):
+            yield from _field_names(f.type, f"{prefix}{f.name}.")
+
+
+def help_text(schema: type, doc: str) -> str:
+    """The module's docstring, then one line a key: name, default, what it does."""
+    lines = [doc.strip(), "", "keys:"]
+    for f in dataclasses.fields(schema):
+        if f.default_factory is not dataclasses.MISSING:
+            default = f.default_factory()
+        else:
+            default = f.default
+        if default == "???":
+            shown = "(required)"
+        elif dataclasses.is_dataclass(default):
+            shown = ", ".join(f"{f.name}.{k}={v!r}" for k, v in dataclasses.asdict(default).items())
+        else:
+            shown = f"[{default!r}]"
+        lines.append(f"  {f.name:<22} {f.metadata.get('help', '')} {shown}")
+    return "\n".join(lines)
+
+
+def to_yaml(config: Any) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def run_entry(main: Callable[[T], Any], schema: type[T], doc: str, args: list[str] | None = None) -> None:
+    """Runs an entry module: parses the arguments, calls `main(config)`, prints the path it returns on stdout.
+
+    Everything else an entry says goes to stderr, so a shell can write `pool=$(python -m data.collect ...)`.
+    Errors a user can mend end with one line and status 2; anything else is a defect and keeps its traceback.
+    """
+    args = sys.argv[1:] if args is None else args
+    if any(a in ("-h", "--help") for a in args):
+        print(help_text(schema, doc))
+        return
+    try:
+        result = main(load(schema, args))
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command resumes", status=130)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        if not error.filename:
+            traceback.print_exc()
+        _fail(
+            f"no space left on the disk{f' for {error.filename}' if error.filename else ''}; "
+            "free some and run the same command again: finished work is kept"
+        )
+    else:
+        if result is not None:
+            print(result, flush=True)
+
+
+def _fail(message: str, status: int = 2) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(status)

@@ -1,0 +1,78 @@
+"""Where a model lies: a local folder, or a hub id fetched at a pinned revision."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from core.config import UserError
+
+
+def resolve(model: str, revision: str | None = None) -> Path:
+    """The local folder of `model`: a folder with a config.json is itself, anything else is a hub id.
+
+    Raises UserError (one line, with the way out) for a folder that is no model, a path that does not exist, and a
+    hub that cannot be reached, lacks the model or the revision, or asks for a login.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        inside = path / "model"
+        if not (path / "config.json").is_file() and (inside / "config.json").is_file():
+            return inside  # a run directory of train.sft or inference.unpack
+        if not (path / "config.json").is_file():
+            raise UserError(f"model={model}: this folder has no config.json, so it is no transformers model")
+        return path
+    if _looks_like_path(model):
+        raise UserError(f"model={model} does not exist; give a folder with a config.json, or a hub id as owner/name")
+    return _from_hub(model, revision)
+
+
+def _looks_like_path(model: str) -> bool:
+    """owner/name, or an old name without owner, is a hub id; everything else was meant as a path."""
+    return model.startswith(("/", ".", "~")) or model.endswith("/") or model.count("/") > 1 or "\\" in model
+
+
+def _from_hub(model: str, revision: str | None) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    at = f"{model} at revision {revision}" if revision else model
+    local = "or pass model=<local folder>"
+    try:
+        # weights in one format only: repositories often hold the same weights twice
+        return Path(snapshot_download(model, revision=revision, ignore_patterns=["*.bin", "*.pth", "original/*"]))
+    except errors.GatedRepoError:
+        reason = f"access must be granted on its page first; then run `hf auth login`, {local}"
+    except errors.RevisionNotFoundError:
+        reason = f"the hub has the model but not this revision; correct engine.revision, {local}"
+    except errors.RepositoryNotFoundError:
+        reason = f"the hub has no such model, or it is private (`hf auth login`); check the id, {local}"
+    except errors.HFValidationError:
+        reason = "it is neither a folder nor a hub id; pass model=<local folder> or an id as owner/name"
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+        if getattr(error, "errno", None) == 28:  # disk full: the caller says so
+            raise
+        reason = f"the hub cannot be reached and the model is not in its cache; check the network, {local}"
+    raise UserError(f"model {at}: {reason}")
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a model folder. Raises UserError where the folder has none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no usable tokenizer in this folder ({str(error).splitlines()[0][:200]})") from None
+
+
+def has_vllm() -> bool:
+    """Installed, without importing it (that takes seconds)."""
+    return importlib.util.find_spec("vllm") is not None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether loading failed for want of memory, on the device or on the host, or for the KV cache."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "available memory", "kv cache", "free memory")
+    return any(sign in text for sign in signs)

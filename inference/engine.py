@@ -1,0 +1,236 @@
+"""Engines continue prefixes of token ids; the driver keeps them full.
+
+An engine knows nothing of thinking, budgets or text: it answers "continue this prefix by at most n tokens, stop on
+these ids". What comes next is decided by `inference.budget.ForcedDecode`. State is per sample: the moment one segment
+ends, its next request goes in, while the others go on. No round waits for its slowest member.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from core.config import UserError, option
+from core.runs import OUTPUTS
+
+FinishReason = Literal["stop", "length", "error"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """temperature 0 is greedy. top_k 0 is off."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True)
+class Request:
+    """Continue `prefix` by at most `max_tokens` (>= 1) ids, until one of `stop_token_ids` is sampled.
+
+    min_tokens: stop ids are not sampled before so many tokens. seed: None at temperature 0.
+    """
+
+    prefix: tuple[int, ...]
+    max_tokens: int
+    stop_token_ids: frozenset[int]
+    min_tokens: int = 0
+    sampling: Sampling = GREEDY
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Delta:
+    """New ids of one request. A sampled stop id is the last of them. finish_reason None: more will come.
+
+    num_cached_tokens: how much of the prefix the engine found in its cache, where it says so.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    num_cached_tokens: int | None = None
+    error: str | None = None
+
+
+class Engine(Protocol):
+    """What every backend offers. One thread owns it; n samples of one prefix are n keys.
+
+    fingerprint: names weights, precision, engine and its version: equal fingerprints may share continuations.
+    max_model_len: prefix + new tokens. num_token_ids: ids at or above it are never sampled.
+    """
+
+    fingerprint: str
+    max_model_len: int
+    num_token_ids: int
+
+    def submit(self, key: Hashable, request: Request) -> None: ...
+
+    def step(self) -> list[tuple[Hashable, Delta]]:
+        """Blocks until there is something to say; empty only when idle."""
+        ...
+
+    def cancel(self, key: Hashable) -> None:
+        """No delta follows for this key."""
+        ...
+
+    def reset_prefix_cache(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class EngineConfig:
+    """How to load a model. `options` passes verbatim to vLLM's EngineArgs, or to from_pretrained for transformers."""
+
+    backend: str = option("auto", help="vllm, transformers, or auto: vllm where it is installed")
+    dtype: str = option("auto", help="auto (the checkpoint's), bfloat16, float32, float16")
+    max_model_len: int = option(4096, help="prompt + thinking + answer, in tokens")
+    max_num_seqs: int = option(64, help="sequences decoded at a time")
+    revision: str | None = option(None, help="hub revision, when the model is a hub id")
+    options: dict[str, Any] = option({}, help="passed verbatim to the backend")
+
+
+def load_engine(model: str, config: EngineConfig) -> tuple[Engine, Any]:
+    """(engine, tokenizer) for a local folder or a hub id.
+
+    Raises UserError for a folder that is no model, an unreachable hub, an unknown backend, or too little memory.
+    """
+    from inference import checkpoint
+
+    backend = config.backend
+    if backend == "auto":
+        backend = "vllm" if checkpoint.has_vllm() else "transformers"
+    if backend not in ("vllm", "transformers"):
+        raise UserError(f"engine.backend={backend!r} is unknown; use vllm, transformers or auto")
+    path = checkpoint.resolve(model, config.revision)
+    tokenizer = checkpoint.load_tokenizer(path)
+    if backend == "vllm":
+        from inference.vllm_engine import VllmEngine as Backend
+    else:
+        from inference.hf_engine import TransformersEngine as Backend
+    try:
+        return Backend(path, tokenizer, config), tokenizer
+    except (RuntimeError, ValueError, MemoryError) as error:
+        if not checkpoint.is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"not enough memory to load {model} with {backend} ({str(error).splitlines()[0][:200]}); lower "
+            "engine.max_model_len or engine.max_num_seqs, or give engine.options.gpu_memory_utilization"
+        ) from error
+
+
+@contextmanager
+def open_driver(model: str, config: EngineConfig, writer: str) -> Iterator[tuple["Driver", Any]]:
+    """(driver, tokenizer) over a freshly loaded engine and its store of continuations; closes both.
+
+    writer: name of this process's journal in the store.
+    """
+    from inference.continuations import ContinuationStore
+
+    engine, tokenizer = load_engine(model, config)
+    store = ContinuationStore(OUTPUTS / "continuations" / engine.fingerprint, writer)
+    try:
+        yield Driver(engine, store), tokenizer
+    finally:
+        store.close()
+        engine.close()
+
+
+class Decoding(Protocol):
+    """What the driver drives: see `inference.budget.ForcedDecode`."""
+
+    phase: str
+
+    def next_request(self) -> Request | None: ...
+
+    def advance(self, delta: Delta) -> None: ...
+
+
+@dataclass
+class _Flight:
+    """A request in the engine, and who waits for it."""
+
+    asked: Request
+    phase: str
+    waiting: list[tuple[Hashable, Decoding]]
+    token_ids: list[int] = field(default_factory=list)
+
+
+class Driver:
+    """Runs many decodings on one engine, each at its own pace.
+
+    store: continuations known already are answered from it, and what is in flight is asked once
+        (inference/continuations.py). None: every decoding asks for itself.
+    num_sampled: tokens the engine really produced, by phase ("thinking", "answer").
+    """
+
+    def __init__(self, engine: Engine, store=None, max_in_flight: int = 256):
+        self.engine, self.store, self.max_in_flight = engine, store, max_in_flight
+        self.num_sampled: Counter[str] = Counter()
+        self._flights: dict[Hashable, _Flight] = {}
+
+    def run(self, decodings: Iterable[tuple[Hashable, Decoding]]) -> Iterator[tuple[Hashable, Decoding]]:
+        """Yields (key, decoding) as they finish. Feed the longest budget of a question first: with a store, the
+        shorter ones are then cut from it."""
+        waiting = iter(decodings)
+        exhausted = False
+        while True:
+            while not exhausted and len(self._flights) < self.max_in_flight:
+                pair = next(waiting, None)
+                if pair is None:
+                    exhausted = True
+                else:
+                    yield from self._go_on([pair])
+            if not self._flights:
+                return
+            for flight_key, delta in self.engine.step():
+                landed = self._receive(flight_key, delta)
+                yield from self._go_on(landed)
+
+    def _go_on(self, pairs: list[tuple[Hashable, Decoding]]) -> Iterator[tuple[Hashable, Decoding]]:
+        for key, decoding in pairs:
+            if self._next_flight(key, decoding):
+                yield key, decoding
+
+    def _next_flight(self, key: Hashable, decoding: Decoding) -> bool:
+        """Advances on what is known, then asks the engine. True: the decoding is finished."""
+        while (request := decoding.next_request()) is not None:
+            if self.store is None:
+                self._ask(("own", key), request, request, key, decoding)
+                return False
+            known = self.store.lookup(request)
+            if known is None:
+                flight_key = self.store.key(request)
+                if flight_key in self._flights:
+                    self._flights[flight_key].waiting.append((key, decoding))
+                else:
+                    self._ask(flight_key, request, self.store.remainder(request), key, decoding)
+                return False
+            decoding.advance(known)
+        return True
+
+    def _ask(self, flight_key: Hashable, request: Request, asked: Request, key: Hashable, decoding: Decoding) -> None:
+        self._flights[flight_key] = _Flight(request, decoding.phase, [(key, decoding)])
+        self.engine.submit(flight_key, asked)
+
+    def _receive(self, flight_key: Hashable, delta: Delta) -> list[tuple[Hashable, Decoding]]:
+        """Who can go on after this delta."""
+        flight = self._flights[flight_key]
+        flight.token_ids += delta.token_ids
+        self.num_sampled[flight.phase] += len(delta.token_ids)
+        if delta.finish_reason is None:
+            return []
+        del self._flights[flight_key]
+        whole = Delta(tuple(flight.token_ids), delta.finish_reason, delta.num_cached_tokens, delta.error)
+        if self.store is None or delta.finish_reason == "error":
+            for _, decoding in flight.waiting:
+                decoding.advance(whole)
+        else:
+            self.store.add(flight.asked, whole)  # everyone, the asker too, is then answered by lookup
+        return flight.waiting

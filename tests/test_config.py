@@ -1,0 +1,74 @@
+"""Configs are strict, typed, and their errors show the way out."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from core.config import UserError, load, option, run_entry
+
+
+@dataclass
+class Inner:
+    size: int = option(4, help="of the thing")
+
+
+@dataclass
+class Config:
+    name: str = option(help="run name")
+    rate: float = option(0.5, help="a number")
+    inner: Inner = option(Inner, help="nested")
+    extra: dict = option({}, help="passed on")
+
+
+def test_files_left_to_right_then_pairs(tmp_path):
+    (tmp_path / "a.yaml").write_text("name: a\nrate: 1e-5\ninner: {size: 5}\n")
+    (tmp_path / "b.yaml").write_text("name: b\nextra: {deep: {x: 1}}\n")
+    config = load(Config, [str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"), "inner.size=7", "extra.y=[1,2]"])
+    assert config == Config(name="b", rate=1e-5, inner=Inner(7), extra={"deep": {"x": 1}, "y": [1, 2]})
+    assert isinstance(config.rate, float), "plain YAML would read 1e-5 as text"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nme=x"], "unknown key 'nme'; did you mean 'name'"),
+        (["name=x", "inner.sise=2"], "did you mean 'inner.size'"),
+        ([], "required: name=..."),
+        (["name=x", "rate=fast"], "rate"),
+        (["missing.yaml"], "missing.yaml does not exist"),
+        (["name=x", "--nmae"], "expected a .yaml file, key=value"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(args, message):
+    with pytest.raises(UserError) as error:
+        load(Config, args)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_broken_file_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_text("name: [\n")
+    with pytest.raises(UserError, match="a.yaml: not valid YAML"):
+        load(Config, [str(tmp_path / "a.yaml")])
+
+
+def test_an_entry_prints_its_result_on_stdout_and_errors_on_stderr(capsys):
+    run_entry(lambda config: f"outputs/{config.name}", Config, "Doc.", ["name=x"])
+    assert capsys.readouterr() == ("outputs/x\n", "")
+
+    def full_disk(config):
+        raise OSError(28, "No space left on device", "outputs/x/samples.jsonl")
+
+    def users_mistake(config):
+        raise UserError("that file is no good")
+
+    for main, text in ((users_mistake, "error: that file is no good\n"), (full_disk, "finished work is kept")):
+        with pytest.raises(SystemExit) as stop:
+            run_entry(main, Config, "Doc.", ["name=x"])
+        out, err = capsys.readouterr()
+        assert stop.value.code == 2 and out == "" and text in err and err.count("\n") == 1
+
+
+def test_help_names_every_key(capsys):
+    run_entry(lambda config: None, Config, "What it does.", ["--help"])
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("What it does.", "name", "(required)", "rate", "[0.5]", "inner.size=4"))

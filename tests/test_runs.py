@@ -1,0 +1,110 @@
+"""Run folders: one config one folder, torn lines cut, changed inputs refused, DONE last."""
+
+import json
+import multiprocessing
+from dataclasses import dataclass
+
+import pytest
+
+from core import runs
+from core.config import UserError
+
+
+@dataclass
+class Config:
+    name: str = "t"
+    seed: int = 3
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_run_records_where_it_came_from_and_is_done_once(tmp_path):
+    (tmp_path / "in.jsonl").write_text("{}\n")
+    with runs.open_run("data", Config(), {"pool": "in.jsonl"}) as run:
+        assert not run.is_done
+        with pytest.raises(UserError, match="not finished"):
+            runs.finished(run.path)
+        run.journal("rows.jsonl").append({"a": 1})
+        run.finish(num_rows=1)
+    record = runs.read_record(run.path)
+    assert record["status"] == "done" and record["headline"] == {"num_rows": 1} and record["seed"] == 3
+    assert record["inputs"]["pool"] and record["versions"]["python"] and record["hardware"]["cores"]
+    with runs.open_run("data", Config(), {"pool": "in.jsonl"}) as again:
+        assert again.is_done and again.path == run.path
+    with runs.open_run("data", Config(seed=4)) as other:
+        assert other.path != run.path and not other.is_done
+
+
+def test_changed_inputs_are_refused(tmp_path):
+    (tmp_path / "in.jsonl").write_text("{}\n")
+    with runs.open_run("data", Config(), {"pool": "in.jsonl"}):
+        pass
+    (tmp_path / "in.jsonl").write_text('{"b": 2}\n')
+    with pytest.raises(UserError, match="input pool changed"), runs.open_run("data", Config(), {"pool": "in.jsonl"}):
+        pass
+
+
+def test_a_failed_run_says_so_and_resumes():
+    with pytest.raises(RuntimeError), runs.open_run("data", Config()) as run:
+        run.journal("rows.jsonl").append({"a": 1})
+        raise RuntimeError("boom")
+    assert json.loads((run.path / "run.json").read_text())["error"] == "RuntimeError: boom"
+    with runs.open_run("data", Config()) as again:
+        assert again.journal("rows.jsonl").rows == [{"a": 1}]
+        again.finish()
+    assert runs.read_record(run.path)["sittings"] == 2 and "error" not in runs.read_record(run.path)
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_torn_last_line_is_cut_off(tmp_path, cut):
+    path = tmp_path / "j.jsonl"
+    journal = runs.Journal(path)
+    for i in range(3):
+        journal.append({"i": i})
+    journal.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    journal = runs.Journal(path)
+    kept = 2 if cut < 9 else 1
+    assert [row["i"] for row in journal.rows] == list(range(kept))
+    for i in range(kept, 3):
+        journal.append({"i": i})
+    journal.close()
+    assert path.read_bytes() == whole
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path):
+    (tmp_path / "j.jsonl").write_text('{"i": 0}\n{"i"\n{"i": 2}\n')
+    with pytest.raises(UserError, match="j.jsonl, line 2"):
+        runs.Journal(tmp_path / "j.jsonl")
+
+
+def _hold(ready, release):
+    with runs.open_run("data", Config()):
+        ready.set()
+        release.wait(30)
+
+
+def test_two_processes_never_share_a_folder():
+    context = multiprocessing.get_context("fork")
+    ready, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(ready, release))
+    other.start()
+    assert ready.wait(30)
+    with pytest.raises(UserError, match="in use by another process"), runs.open_run("data", Config()):
+        pass
+    release.set()
+    other.join(30)
+
+
+def test_digests_see_contents_not_names_of_the_moment(tmp_path):
+    big = tmp_path / "weights.bin"
+    big.write_bytes(b"a" * (2 << 20))
+    first = runs.digest_of(big)
+    assert runs.digest_of(big) == first and (tmp_path / "outputs/digests.json").exists()
+    big.write_bytes(b"b" * (2 << 20))
+    assert runs.digest_of(big) != first
+    assert runs.digest_of("owner/model") == "name:owner/model"
