@@ -27,13 +27,17 @@ import threading
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from string import whitespace
 
 from core.types import Grade, Question
 
 GRADER = "rules-1"
 MAX_UNMARKED_CHARS = 200  # about 50 tokens: longer text without a marker is working, not an answer
+MAX_ANSWER_CHARS = 1000
+MAX_DIGITS = 1000  # Python refuses to read integers of more than 4,300 digits
 COMPARISON_SECONDS = 10.0
 STARTUP_SECONDS = 120.0
+ORPHAN_SECONDS = 60.0
 WORKER_MEMORY_BYTES = 4 * 1024**3
 
 UNICODE = str.maketrans(
@@ -81,6 +85,8 @@ def grade(response: str, question: Question) -> Grade:
     found, _ = _find_answer(response, num_lines)
     if not found:
         return Grade(False, None, GRADER)
+    if len(found) > max(MAX_ANSWER_CHARS, 2 * len(gold)):  # a loop inside the box, not an answer
+        return Grade(False, found[:MAX_ANSWER_CHARS], GRADER)
     if kind == "open":
         return Grade(_same_text(gold, found), found, GRADER)
     correct, grader = _same_latex(gold, found)
@@ -95,7 +101,6 @@ def _find_answer(response: str, num_lines: int = 1) -> tuple[str | None, bool]:
     boxed = _last_boxed(response)
     if boxed:
         return boxed, True
-    response = BOX.sub("", response) if BOX.search(response) and "{" not in response else response
     for marker in (ANSWER_LINE, ANSWER_IS):
         ends = [match.end() for match in marker.finditer(response)]
         if ends:
@@ -109,33 +114,40 @@ def _find_answer(response: str, num_lines: int = 1) -> tuple[str | None, bool]:
 
 
 def _last_boxed(text: str) -> str | None:
-    boxes = [box for match in BOX.finditer(text) if (box := _box_at(text, match))]
-    if not boxes:
-        return None
-    start, _, last = boxes.pop()
-    contents = [last]
-    for previous_start, end, content in reversed(boxes):
-        if end > start or not BETWEEN_BOXES.fullmatch(text[end:start]):
+    """Content of the last complete box; boxes that stand in one list with it are joined by commas."""
+    matches = list(BOX.finditer(text))
+    closing = _closing_braces(text) if matches else {}
+    contents: list[str] = []
+    start = 0
+    for match in reversed(matches):
+        end, content = _box_content(text, match.end(), closing)
+        if contents and (end > start or not BETWEEN_BOXES.fullmatch(text, end, start)):
             break
-        start = previous_start
-        contents.insert(0, content)
-    return ", ".join(dict.fromkeys(contents))
+        if content:
+            contents.insert(0, content)
+            start = match.start()
+    return ", ".join(dict.fromkeys(contents)) or None
 
 
-def _box_at(text: str, match: re.Match) -> tuple[int, int, str] | None:
-    """(start, end, content) of one box; None if it is empty or its braces do not close."""
-    i = match.end()
-    if text[i : i + 1] != "{":  # `\boxed 25$`
-        content = re.match(r"[^$\n]*", text[i:])[0]
-        return (match.start(), i + len(content), _clean(content)) if _clean(content) else None
-    depth = 0
-    for j in range(i, len(text)):
-        if text[j] in "{}" and text[j - 1] != "\\":  # \{1,2\} are printed braces
-            depth += 1 if text[j] == "{" else -1
-            if depth == 0:
-                content = _clean(text[i + 1 : j])
-                return (match.start(), j + 1, content) if content else None
-    return None
+def _box_content(text: str, begin: int, closing: dict[int, int]) -> tuple[int, str]:
+    """(end, content) of the box whose argument begins here; no content if its braces do not close."""
+    if text[begin : begin + 1] == "{":
+        end = closing.get(begin, begin)
+        return end + 1, _clean(text[begin + 1 : end])
+    line = re.compile(r"[^$\n]{0,200}").match(text, begin)[0]  # `\boxed 25$`
+    return begin + len(line), "" if BOX.search(line) else _clean(line)
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """Position of the closing brace for each opening one. One pass: a model in a loop writes thousands of them."""
+    opened: list[int] = []
+    closing = {}
+    for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):  # \{1,2\} are printed braces
+        if match[0] == "{":
+            opened.append(match.start())
+        elif match[0] == "}" and opened:
+            closing[opened.pop()] = match.start()
+    return closing
 
 
 def _lines(text: str) -> list[str]:
@@ -148,7 +160,7 @@ def _clean(text: str) -> str:
     before = None
     while text != before:
         before = text
-        text = re.sub(r"^(?:\s|\*\*|[`:])+|(?:\s|\*\*|[`.,;:])+$", "", text)
+        text = text.lstrip("`:*" + whitespace).rstrip("`.,;:*" + whitespace)
         text = LEAD_IN.sub("", _without_delimiters(text))
     return text
 
@@ -188,7 +200,8 @@ def _grade_number(response: str, gold: str) -> Grade:
     value = _number(found, last=not marked) if found else None
     if value is None:
         return Grade(False, found if marked else None, GRADER)
-    return Grade(value == reference, f"{value.normalize():f}", GRADER)
+    digits = f"{value:f}"
+    return Grade(value == reference, digits.rstrip("0").rstrip(".") if "." in digits else digits, GRADER)
 
 
 def _number(text: str, last: bool = False) -> Decimal | None:
@@ -213,14 +226,13 @@ def _number(text: str, last: bool = False) -> Decimal | None:
 
 
 def _in_expression(text: str, number: re.Match) -> bool:
-    before, after = text[: number.start()].rstrip(), text[number.end() :]
+    before, after = text[: number.start()].rstrip()[-3:], text[number.end() :][:20]
     if number[0][0] in "-+" and re.search(r"[\w)\]}]$", before):
         return bool(re.search(r"[\d)\]}]$", before))  # "7 -4", but "is -4"
     return bool(
         re.search(r"[-+^_/*\u00d7\u00b7\u221a]$|\d:$", before)
         or re.match(
-            r"\s*(?:[\^_*!\u00d7\u00b7{]|[-+]\s*[\d(a-z]|:\d|/(?!\s*[A-Za-z]{2}))|\(|[A-Za-z](?![A-Za-z])",
-            after,
+            r"\s*(?:[\^_*!\u00d7\u00b7{]|[-+]\s*[\d(a-z]|:\d|/(?!\s*[A-Za-z]{2}))|\(|[A-Za-z](?![A-Za-z])", after
         )
     )
 
@@ -284,7 +296,7 @@ def _items(text: str) -> list[str | Fraction]:
 def _value(text: str) -> Fraction | None:
     """A plain integer or decimal, with or without thousands separators."""
     text = text.translate(UNICODE).strip()
-    return Fraction(text.replace(",", "")) if NUMBER.fullmatch(text) else None
+    return Fraction(text.replace(",", "")) if len(text) <= MAX_DIGITS and NUMBER.fullmatch(text) else None
 
 
 # --- latex
@@ -300,7 +312,7 @@ def _same_latex(gold: str, found: str) -> tuple[bool | None, str]:
         return _letters(found) == letter[1], GRADER
     if re.fullmatch(r"[A-Za-z]{3,}(?: [A-Za-z]+)*", _plain(gold)) and "\\" in gold:  # \text{ellipse}
         return _same_text(_plain(gold), _plain(found)), GRADER
-    if base := re.fullmatch(r"(\w+)_(\d+)", form):  # math-verify ignores the subscript: 52_8 == 52_7
+    if base := re.fullmatch(r"(\d[0-9A-Z]*)_\d+", form):  # math-verify ignores the subscript: 52_8 == 52_7
         return other == base[1], GRADER
     value, other_value = _rational(form), _rational(other)
     if value is not None and other_value is not None and ("%" in form) == ("%" in other):
@@ -315,33 +327,33 @@ def _same_latex(gold: str, found: str) -> tuple[bool | None, str]:
 
 def _only_math(text: str) -> str:
     """ "The area is $5$ square metres" -> "5", if just one piece of the text is math."""
-    pieces = re.findall(r"(?<!\\)\$([^$]*\w[^$]*)(?<!\\)\$|\\\((.+?)\\\)", text)
-    return "".join(pieces[0]) if len(pieces) == 1 else text
+    pieces = re.findall(r"(?<!\\)\$([^$]+)(?<!\\)\$|\\\((.+?)\\\)", text)
+    pieces = ["".join(pair) for pair in pieces if re.search(r"\w", "".join(pair))]
+    return pieces[0] if len(pieces) == 1 else text
 
 
 def _latex_form(text: str) -> str:
     """A spelling that equal LaTeX mostly shares: no spaces, no units, \\frac{1}{2} for \\frac12."""
-    text = re.sub(
-        r"(?<=[\d}])(?:\s|\\[, ]|~)*\\(?:text|mbox|mathrm)\{[^{}]*\}(?:\^\{?\d\}?)?$",
-        "",
-        text.strip(),
-    )
-    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", _plain(text)) if NUMBER.fullmatch(_plain(text)) else _plain(text)
-    text = re.sub(r"\s+", "", text)
+    unit = r"(?<=[\d}])(?:\s|\\[, ]|~)*\\(?:text|mbox|mathrm)\{[^{}]*\}(?:\^\{?\d\}?)?$"
+    text = "".join(_plain(re.sub(unit, "", text.strip())).split())
+    if NUMBER.fullmatch(text):
+        return text.replace(",", "")
     text = re.sub(r"\\frac(\d)(\d)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\\frac(\d)\{", r"\\frac{\1}{", text)
     text = re.sub(r"(\\frac\{[^{}]*\})(\d)", r"\1{\2}", text)
-    return re.sub(r"([_^])\{(\w)\}", r"\1\2", re.sub(r"\\sqrt(\d)", r"\\sqrt{\1}", text))
+    text = re.sub(r"\\sqrt(\d)", r"\\sqrt{\1}", text)
+    return re.sub(r"_\{(\w+)\}", r"_\1", re.sub(r"\^\{(\w)\}", r"^\1", text))
 
 
 def _rational(form: str) -> Fraction | None:
     r"""The value of 12, -1.5, 3/4, \frac{3}{4}, -\frac{3}{4}, 1\frac{4}{5} or 6.7\times10^{-5}; else None."""
     form = form.rstrip("%")
+    if len(form) > MAX_DIGITS:
+        return None
     if match := re.fullmatch(r"([-+]?)(\d*)\\frac\{(-?\d+)\}\{(-?\d+)\}|([-+]?)(\d+)/(\d+)", form):
         sign, whole, numerator, denominator = match.groups()[:4] if match[3] else (match[5], "", match[6], match[7])
     elif match := re.fullmatch(
-        r"([-+]?(?:\d+\.?\d*|\.\d+))(?:(?:\\times|\\cdot|\*|\u00d7)10\^\{?([-+]?\d{1,3})\}?)?",
-        form,
+        r"([-+]?(?:\d+\.?\d*|\.\d+))(?:(?:\\times|\\cdot|\u00d7)10\^\{?([-+]?\d{1,3})\}?)?", form
     ):
         return Fraction(match[1]) * Fraction(10) ** int(match[2] or 0)
     else:
@@ -402,11 +414,7 @@ class _MathVerify:
         self.close()
         self._owner = os.getpid()  # a forked child must not share our pipes
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                "from eval.grading import serve_math_verify; serve_math_verify()",
-            ],
+            [sys.executable, "-c", "from eval.grading import serve_math_verify; serve_math_verify()"],
             cwd=Path(__file__).parents[1],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -448,6 +456,7 @@ atexit.register(MATH_VERIFY.close)
 
 def serve_math_verify() -> None:
     """The child: the version first, then for each line [gold, found] one of true, false, null (cannot tell)."""
+    import faulthandler
     import logging
     import resource
     from importlib.metadata import version
@@ -478,5 +487,9 @@ def serve_math_verify() -> None:
 
     sys.stdin.readline()
     print(json.dumps(version("math-verify")), file=replies, flush=True)
-    for line in sys.stdin:
-        print(json.dumps(compare(*json.loads(line))), file=replies, flush=True)
+    with open(os.devnull, "w") as nowhere:
+        for line in sys.stdin:
+            # a parent killed by kill -9 cannot end a hang; this watchdog does, whoever holds the interpreter lock
+            faulthandler.dump_traceback_later(ORPHAN_SECONDS, exit=True, file=nowhere)
+            print(json.dumps(compare(*json.loads(line))), file=replies, flush=True)
+            faulthandler.cancel_dump_traceback_later()

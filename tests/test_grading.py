@@ -8,9 +8,12 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from core.types import Question
 from eval import grading
@@ -55,6 +58,65 @@ def test_extracted(answer_type, response, extracted):
 def test_import_is_light_and_starts_nothing():
     code = "import sys, eval.grading; assert not {'sympy', 'math_verify', 'numpy', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+PIECES = [
+    "\\boxed",
+    "{",
+    "}",
+    "\\{",
+    "\\}",
+    "$",
+    "\\(",
+    "\\)",
+    "Answer:",
+    "The answer is",
+    "\\frac",
+    "\\text{",
+    "^",
+    "_",
+]
+PIECES += [
+    "A",
+    "(B)",
+    "b",
+    " or ",
+    "=",
+    "-",
+    "+",
+    ".",
+    ",",
+    ":",
+    "/",
+    "%",
+    "0",
+    "25",
+    "1,000",
+    "x",
+    "\n",
+    " ",
+    "**",
+    '"',
+    "[",
+    "]",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join), st.sampled_from(["integer", "letter", "open"]))
+def test_any_text_gets_a_verdict(response, answer_type):
+    result = grade(response, question({"integer": "25", "letter": "B", "open": "x, 25"}[answer_type], answer_type))
+    assert result.correct is not None
+    if result.correct:
+        assert result.extracted
+
+
+@pytest.mark.parametrize("loop", ["\\boxed{", "\\boxed", "1, ", "$ ", "\\frac{1}{"])
+@pytest.mark.parametrize("answer_type", ["integer", "letter", "latex", "open"])
+def test_a_model_in_a_loop_costs_no_time(loop, answer_type):
+    started = time.monotonic()
+    for response in (loop * 10_000, "Answer: " + loop * 10_000, "\\boxed{" + loop * 10_000 + "}"):
+        grade(response, question("B" if answer_type == "letter" else "25", answer_type))
+    assert time.monotonic() - started < 5
 
 
 # --- the math-verify process
@@ -157,7 +219,7 @@ INTEGER_SETS = {
 
 @pytest.mark.parametrize("name", INTEGER_SETS)
 def test_integer_references(name):
-    for gold in INTEGER_SETS[name]():
+    for gold in INTEGER_SETS[name]()[:200]:
         value = float(gold.replace(",", ""))
         if value != int(value):
             continue
@@ -231,5 +293,5 @@ def test_four_options_of_mmlu():
             letter = "ABCD"[i]
             for response in (f"Answer: {letter}", f"\\boxed{{\\text{{({letter})}}}}", f"Answer: {letter}) {choice}"):
                 assert grade(response, target).correct is (i == row["answer"]), response
-            if len(choice) > 3:
+            if len(choice) > 3 and not re.search(r"\b[A-D]\b", choice):
                 assert grade(f"Answer: {choice}", target).extracted is None, choice  # the text names no letter

@@ -1,0 +1,68 @@
+"""kill -9 at any moment, start again: the result equals the uninterrupted one, token for token."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from core.types import Question, read_jsonl, write_jsonl
+
+HERE = Path(__file__).parent
+
+
+def start(folder: Path, seconds_per_step: float) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}"}
+    command = [sys.executable, HERE / "scripted_eval.py", "questions.jsonl", str(seconds_per_step)]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def samples(folder: Path) -> list[dict]:
+    (path,) = folder.glob("outputs/eval/killed-*/samples.jsonl")
+    return sorted(read_jsonl(path), key=lambda r: (r["question_id"], r["repeat"], r["cell"]))
+
+
+def make_folder(tmp_path: Path, name: str) -> Path:
+    folder = tmp_path / name
+    folder.mkdir()
+    questions = [Question.of(f"{i} + {i} = ?", str(2 * i), "integer", "test", "sums") for i in range(12)]
+    write_jsonl(folder / "questions.jsonl", questions)
+    return folder
+
+
+def test_a_killed_evaluation_ends_as_the_uninterrupted_one(tmp_path):
+    whole, killed = make_folder(tmp_path, "whole"), make_folder(tmp_path, "killed")
+    process = start(whole, 0)
+    assert process.wait(60) == 0, process.stderr.read().decode()
+
+    rng = random.Random(0)
+    seen: dict[tuple, dict] = {}
+    for _ in range(4):
+        process = start(killed, 0.004)
+        files = list(killed.glob("outputs/eval/killed-*/samples.jsonl"))
+        size = files[0].stat().st_size if files else 0
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:  # until it has got somewhere
+            files = list(killed.glob("outputs/eval/killed-*/samples.jsonl"))
+            if files and files[0].stat().st_size > size + rng.randrange(1, 4000):
+                break
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        (path,) = killed.glob("outputs/eval/killed-*/samples.jsonl")
+        done = path.read_bytes()
+        rows = {} if b"\n" not in done else {(r["cell"], r["question_id"], r["repeat"]): r for r in _whole_rows(done)}
+        assert all(rows[key] == row for key, row in seen.items()), "finished samples stay as they were"
+        seen = rows
+    assert 0 < len(seen) < len(samples(whole)), "the kills came while there was work left"
+    process = start(killed, 0)
+    assert process.wait(60) == 0, process.stderr.read().decode()
+    assert samples(killed) == samples(whole)
+    assert (next(killed.glob("outputs/eval/killed-*")) / "DONE").exists()
+
+
+def _whole_rows(data: bytes) -> list[dict]:
+    import json
+
+    return [json.loads(line) for line in data[: data.rfind(b"\n")].split(b"\n")]
