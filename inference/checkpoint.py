@@ -1,6 +1,8 @@
 """Where a model lies: a local folder, or a hub id fetched at a pinned revision."""
 
+import errno
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ def _from_hub(model: str, revision: str | None) -> Path:
     except errors.HFValidationError:
         reason = "it is neither a folder nor a hub id; pass model=<local folder> or an id as owner/name"
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
-        if getattr(error, "errno", None) == 28:  # disk full: the caller says so
+        if getattr(error, "errno", None) == errno.ENOSPC:  # told by whoever writes
             raise
         reason = f"the hub cannot be reached and the model is not in its cache; check the network, {local}"
     raise UserError(f"model {at}: {reason}")
@@ -62,6 +64,24 @@ def load_tokenizer(path: str | Path) -> Any:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no usable tokenizer in this folder ({str(error).splitlines()[0][:200]})") from None
+
+
+def check_context(path: str | Path, max_model_len: int) -> None:
+    """Raises UserError where more context is asked than the model was made for."""
+    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    config = config.get("text_config", config)
+    longest = config.get("max_position_embeddings")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if longest and max_model_len > longest and "factor" not in rope:  # scaled RoPE: the backend knows its reach
+        raise UserError(f"engine.max_model_len={max_model_len} exceeds the context of {path}, which is {longest}")
+
+
+def cpu_emulates_bfloat16() -> bool:
+    """Whether this CPU lacks bfloat16 arithmetic. Products then run some three times slower than in float32."""
+    import torch
+
+    features = torch.cpu.get_capabilities()
+    return not any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def has_vllm() -> bool:

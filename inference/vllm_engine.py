@@ -1,39 +1,157 @@
 """vLLM as an engine: its own LLMEngine, add_request and step, token ids in and out. CUDA and CPU builds."""
 
-import gc
 import hashlib
-import itertools
+import json
+import logging
 import os
 from collections.abc import Hashable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from core.config import UserError
 from core.runs import digest_of
+from inference import checkpoint
 from inference.engine import Delta, EngineConfig, Request
 
-QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "1"}
+# Read when torch or vLLM are first imported. None changes a result, and what the caller has set stays.
+ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    # OpenMP threads that wait burn their core for milliseconds; beside any other process that halves the speed.
+    # 10,000 spins (some 30 us) cover the wait within a layer, then the thread sleeps.
+    "GOMP_SPINCOUNT": "10000",
+}
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+MAX_CPU_KV_BYTES = 4 << 30
+MAX_LOGIT_BIAS = 1024  # ids per request, vLLM's V2 runner
+SAME_RESULTS = {"gpu_memory_utilization", "kv_cache_memory_bytes", "use_tqdm_on_load"}  # options left out of fingerprints
 
 
 class VllmEngine:
-    def __init__(self, path, tokenizer, config):
-        for n, v in QUIET.items():
-            os.environ.setdefault(n, v)
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", os.environ.get("MP","0"))
-        from vllm import EngineArgs, SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+    """See `inference.engine.Engine`. `config.options` goes verbatim to vLLM's EngineArgs, over the defaults below.
+
+    On CPU the engine core runs inside this process, so that nothing outlives a kill.
+    """
+
+    def __init__(self, path: str | Path, tokenizer: Any, config: EngineConfig):
+        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+        import vllm
+        from vllm.platforms import current_platform
         from vllm.v1.engine.llm_engine import LLMEngine
-        args = dict(model=str(path), skip_tokenizer_init=True, max_model_len=config.max_model_len, max_num_seqs=config.max_num_seqs, dtype=config.dtype, enforce_eager=True, disable_log_stats=True, enable_prefix_caching=True, kv_cache_memory_bytes=2<<30)
-        args.update(config.options)
-        self.engine = LLMEngine.from_engine_args(EngineArgs(**args))
-        self.SP = SamplingParams; self.kind = RequestOutputKind.DELTA
-        self.n = itertools.count(); self.keys = {}
-    def submit(self, key, r):
-        i = str(next(self.n)); self.keys[i] = key
-        s = r.sampling
-        self.engine.add_request(i, {"prompt_token_ids": list(r.prefix)}, self.SP(temperature=s.temperature, top_p=s.top_p, top_k=s.top_k, min_p=s.min_p, seed=r.seed, stop_token_ids=sorted(r.stop_token_ids), ignore_eos=True, max_tokens=r.max_tokens, min_tokens=r.min_tokens, detokenize=False, output_kind=self.kind))
-    def step(self):
-        outs = []
-        while not outs and self.engine.has_unfinished_requests():
-            outs = self.engine.step()
-        return [(self.keys[o.request_id], Delta(tuple(o.outputs[0].token_ids), o.outputs[0].finish_reason, o.num_cached_tokens)) for o in outs]
+
+        checkpoint.check_context(path, config.max_model_len)
+        args = {
+            "model": str(path),
+            "dtype": config.dtype,
+            "max_model_len": config.max_model_len,
+            "max_num_seqs": config.max_num_seqs,
+            "enable_prefix_caching": True,
+            "skip_tokenizer_init": True,  # ids in, ids out
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+        }
+        if current_platform.is_cpu():
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+            args |= _cpu_defaults(config)
+        self._engine = LLMEngine.from_engine_args(vllm.EngineArgs(**args | config.options))
+        self._keys: dict[str, Hashable] = {}
+        self._names: dict[Hashable, str] = {}
+        self._count = count()
+
+        model = self._engine.vllm_config.model_config
+        self.max_model_len = model.max_model_len
+        self.num_token_ids = min(len(tokenizer), model.get_vocab_size())
+        # padding of the vocabulary (Qwen2.5: some 400 ids) has no text and must not be sampled
+        self._never = dict.fromkeys(range(self.num_token_ids, model.get_vocab_size()), float("-inf"))
+        if len(self._never) > MAX_LOGIT_BIAS:
+            raise UserError(
+                f"{path}: the model has {len(self._never)} ids more than its tokenizer, which vLLM cannot mask; "
+                "use engine.backend=transformers"
+            )
+        options = {name: value for name, value in config.options.items() if name not in SAME_RESULTS}
+        parts = {"weights": digest_of(path), "dtype": str(model.dtype), "engine": f"vllm {vllm.__version__}",
+                 "tensor_parallel_size": self._engine.vllm_config.parallel_config.tensor_parallel_size,
+                 "num_token_ids": self.num_token_ids, "options": options}  # fmt: skip
+        self.fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def submit(self, key: Hashable, request: Request) -> None:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        assert key not in self._names, f"{key} is in flight already"
+        assert len(request.prefix) + request.max_tokens <= self.max_model_len, "request exceeds the context"
+        sampling = request.sampling
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            seed=request.seed,
+            max_tokens=request.max_tokens,
+            min_tokens=min(request.min_tokens, request.max_tokens),
+            stop_token_ids=sorted(request.stop_token_ids),
+            ignore_eos=True,  # only stop_token_ids stop; EOS is among them where it should
+            logit_bias=self._never or None,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        name = str(next(self._count))
+        self._engine.add_request(name, {"prompt_token_ids": list(request.prefix)}, params)
+        self._keys[name], self._names[key] = key, name
+
+    def step(self) -> list[tuple[Hashable, Delta]]:
+        outputs: list = []
+        while not outputs and self._engine.has_unfinished_requests():
+            outputs = self._engine.step()  # empty while a long prompt is read in chunks
+        deltas = []
+        for output in outputs:
+            key, completion = self._keys[output.request_id], output.outputs[0]
+            deltas.append((key, _delta(completion, output.num_cached_tokens)))
+            if output.finished:
+                self._forget(key)
+        return deltas
+
+    def cancel(self, key: Hashable) -> None:
+        if key in self._names:
+            self._engine.abort_request([self._forget(key)])
+
+    def reset_prefix_cache(self) -> None:
+        self._engine.reset_prefix_cache()
+
+    def close(self) -> None:
+        """Frees the memory; another engine may then be loaded in this process."""
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self._engine.engine_core.shutdown()
+        del self._engine
+        cleanup_dist_env_and_memory()
+
+    def _forget(self, key: Hashable) -> str:
+        name = self._names.pop(key)
+        del self._keys[name]
+        return name
+
+
+def _delta(completion: Any, num_cached_tokens: int | None) -> Delta:
+    token_ids, reason = tuple(completion.token_ids), completion.finish_reason
+    if reason in (None, "stop", "length"):
+        return Delta(token_ids, reason, num_cached_tokens)
+    return Delta(token_ids, "error", num_cached_tokens, error=f"vLLM ended the request: {reason}")
+
+
+def _cpu_defaults(config: EngineConfig) -> dict[str, Any]:
+    """What suits vLLM's CPU build: no compilation (it takes minutes) and small KV blocks, because only whole blocks
+    are found again and a token read again costs as much as one written."""
+    import psutil
+    import torch
+
+    defaults: dict[str, Any] = {"enforce_eager": True, "block_size": 32}
+    if "gpu_memory_utilization" not in config.options:
+        defaults["kv_cache_memory_bytes"] = min(MAX_CPU_KV_BYTES, psutil.virtual_memory().available // 4)
+    if config.dtype == "auto" and checkpoint.cpu_emulates_bfloat16():
+        defaults["dtype"] = "float32"
+    return defaults
