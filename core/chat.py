@@ -75,7 +75,13 @@ class ChatFormat:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def answer_text(self, ids) -> str:
-        """The answer as people read it: special tokens (end of turn) left out."""
+        """The answer part as people and graders read it: a forced cue belongs to it, the delimiter before it and
+        special tokens do not. ids: all answer ids of a sample, forced and sampled."""
+        ids = tuple(ids)
+        for delimiter in self.ends[:1]:
+            starts = range(len(ids) - len(delimiter) + 1)
+            at = next((i for i in starts if ids[i : i + len(delimiter)] == delimiter), None)
+            ids = ids if at is None else ids[at + len(delimiter) :]
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def prompt_ids(self, question: Question | str, system: str | None = None) -> list[int]:

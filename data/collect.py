@@ -31,7 +31,9 @@ class SourceRequest:
 class CollectConfig:
     name: str = option(help="run name; the folder is outputs/data/<name>-<digest>")
     seed: int = option(help="of the sources that generate their questions; evaluation takes another one")
-    sources: dict[str, SourceRequest] = option(help="source id: {size: ..., params: {...}} (data/sources.py lists them)")
+    sources: dict[str, SourceRequest] = option(
+        help="source id: {size: ..., params: {...}} (data/sources.py lists them)"
+    )
 
 
 def main(config: CollectConfig) -> Path:

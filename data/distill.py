@@ -45,7 +45,9 @@ def main(config: DistillConfig) -> Path:
         traces, dropped = [], []
         with Progress("distill", len(questions), "questions") as progress:
             for done, question in enumerate(questions, 1):
-                trace = worked_solution(question, config, lambda text: len(tokenizer.encode(text, add_special_tokens=False)))
+                trace = worked_solution(
+                    question, config, lambda text: len(tokenizer.encode(text, add_special_tokens=False))
+                )
                 reason = drop_reason(trace, config.max_thinking_tokens)
                 if reason is None:
                     traces.append(trace)

@@ -133,7 +133,7 @@ def draw(
 
 def graded_row(task: Task, sample: Sample, chat: ChatFormat) -> dict[str, Any]:
     """A row of samples.jsonl: the sample, its answer as text, its grade."""
-    response = chat.answer_text(sample.ids("answer", "sampled"))
+    response = chat.answer_text(sample.ids("answer"))
     grade_ = grade(response, task.question)
     return {
         "cell": task.cell, **asdict(sample), "domain": task.question.domain, "response": response,

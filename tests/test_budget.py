@@ -133,7 +133,7 @@ def test_a_start_token_that_is_no_end_stays_in_the_thinking():
     script = scripted_text(chat, "\na<|im_start|>user b", "<|im_start|>answer", "\nAnswer: 7", "<|im_end|>")
     _, sample = decode(chat, Budget(max_thinking_tokens=100), script)
     assert chat.decode(sample.ids("thinking")) == "\na<|im_start|>user b"
-    assert chat.answer_text(sample.ids("answer", "sampled")) == "\nAnswer: 7"
+    assert chat.answer_text(sample.ids("answer")) == "\nAnswer: 7"
     assert sample.ended == "natural"
 
 

@@ -55,6 +55,13 @@ def test_close_ids():
     assert plain.decode(plain.close_ids(True)) == plain.decode(plain.close_ids(False)) == "\nFinal Answer:"
 
 
+def test_the_answer_is_read_with_its_cue_and_without_its_delimiter():
+    chat = ChatFormat("s1", tiny_tokenizer())
+    assert chat.answer_text(chat.close_ids(True) + chat.encode(" 24<|im_end|>")) == "\nFinal Answer: 24"
+    assert chat.answer_text(chat.close_ids(False) + chat.encode("\nAnswer: 24")) == "\nAnswer: 24"
+    assert chat.answer_text(chat.encode("24")) == "24"
+
+
 def test_a_template_that_opens_thinking_itself_is_not_opened_twice():
     opened = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
     chat = ChatFormat("think-tags", tiny_tokenizer(chat_template=opened))
