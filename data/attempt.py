@@ -25,6 +25,7 @@ class AttemptConfig:
     model: str = option(help="local folder or hub id of the model that attempts them")
     model_name: str = option("base", help="short name, used in the drop reason solved_by_<model_name>")
     profile: str = option("plain", help="chat format of that model")
+    system: str | None = option(None, help="system message; null keeps the chat template's own default")
     max_answer_tokens: int = option(32768, help="length of an attempt (s1: 32,768)")
     sampling: Sampling = option(Sampling, help="s1 attempted at temperature 0.05")
     seed: int = option(0, help="of the sampling")
@@ -47,7 +48,7 @@ def main(config: AttemptConfig) -> Path:
                 Progress(f"attempt {config.model_name}", len(questions), "questions", len(finished_ids)) as progress,
             ):
                 chat = ChatFormat(config.profile, tokenizer)
-                for task, sample in draw(driver, chat, todo, config.sampling, config.seed):
+                for task, sample in draw(driver, chat, todo, config.sampling, config.seed, config.system):
                     row = graded_row(task, sample, chat)
                     kept = ("question_id", "response", "correct", "extracted", "grader")
                     journal.append({"model": config.model_name, **{key: row[key] for key in kept}})

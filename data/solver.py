@@ -60,6 +60,20 @@ def chain_sum(question: Question) -> Work | None:
     return Work(lines, str(total), lines[-2:])
 
 
+def basic_arithmetic(question: Question) -> Work | None:
+    """4 + 7 + 1 + 9 -> 4 + 7 = 11, 1, 9 / 11 + 1 = 12, 9 / 12 + 9 = 21: one sum, and the terms that are left."""
+    expression = question.metadata["expression"]
+    if not re.fullmatch(r"\d+( \+ \d+)+", expression):
+        return None
+    total, *terms = map(int, expression.split(" + "))
+    lines = []
+    for i, term in enumerate(terms):
+        left = ", ".join([f"{total} + {term} = {total + term}", *map(str, terms[i + 1 :])])
+        lines.append(left)
+        total += term
+    return Work(lines, str(total), [lines[-1]])
+
+
 LEGS = {
     0: ("snake", "sea slug", "jellyfish", "flatworm", "leech"),
     2: ("chicken", "bird", "human", "duck"),
@@ -75,24 +89,27 @@ LEGS_OF = {animal: legs for legs, animals in LEGS.items() for animal in animals}
 
 
 def leg_counting(question: Question) -> Work | None:
-    """5 tigers, 3 ants -> 5*4=20, 3*6=18, 20+18=38: a product an animal, added at once."""
+    """3 tigers, 2 ants: 3 * 4 = 12, 2 * 6 = 12, 12 + 12 = 24: a product an animal, added at once."""
     total, lines = None, []
     for animal, count in question.metadata["animals"].items():
         if animal not in LEGS_OF:
             return None
         legs = count * LEGS_OF[animal]
-        lines.append(f"{animal}: {count}*{LEGS_OF[animal]}={legs}")
+        lines.append(f"{animal}: {count} * {LEGS_OF[animal]} = {legs}")
         if total is not None:
-            lines.append(f"{total}+{legs}={total + legs}")
+            lines.append(f"{total} + {legs} = {total + legs}")
         total = legs if total is None else total + legs
     return Work(lines, str(total), [lines[-1]])
 
 
 def word_sequence_reversal(question: Question) -> Work:
-    """one / two, one / three, two, one: the next word put in front, the rest copied."""
+    """- one / - two, one / - three, two, one: the next word put in front, the rest copied.
+
+    The dash gives every word the space it has in the question, hence the same tokens.
+    """
     words = question.metadata["words"]
-    lines = [", ".join(reversed(words[: i + 1])) for i in range(len(words))]
-    return Work(lines, lines[-1], [lines[-1]])
+    lines = [f"- {', '.join(reversed(words[: i + 1]))}" for i in range(len(words))]
+    return Work(lines, lines[-1].removeprefix("- "), [lines[-1].removeprefix("- ")])
 
 
 def spell_backward(question: Question) -> Work:
@@ -169,19 +186,19 @@ def simple_equations(question: Question) -> Work | None:
 
 
 def number_filtering(question: Question) -> Work | None:
-    """Each number against the limit, then the kept ones in the form of the question."""
+    """The rule, then each number against the limit, with the list kept so far."""
     operation, limit = question.metadata["operation"], question.metadata["filter_value"]
-    verb, size = operation.split("_")
-    kept, lines = [], []
+    keep_smaller = operation in ("keep_smaller", "remove_larger")
+    kept, lines = [], ["< keep, > drop" if keep_smaller else "< drop, > keep"]
     for number in question.metadata["original_numbers"]:
         if float(number) == float(limit):
             return None  # whether the limit itself counts is the source's convention
         smaller = float(number) < float(limit)
-        keep = (smaller == (size == "smaller")) == (verb == "keep")
-        lines.append(f"{number}{'<' if smaller else '>'}{limit} {'keep' if keep else 'drop'}")
+        keep = smaller == keep_smaller
         kept += [number] if keep else []
-    lines.append(str(kept))
-    return Work(lines, lines[-1], [lines[-1]])
+        line = f"{number} {'<' if smaller else '>'} {'keep' if keep else 'drop'}: {', '.join(kept)}"
+        lines.append(line.rstrip())
+    return Work(lines, str(kept), [lines[-1]])
 
 
 def prime_factorization(question: Question) -> Work:
@@ -199,8 +216,7 @@ def prime_factorization(question: Question) -> Work:
 SOLVERS: dict[str, Callable[[Question], Work | None]] = {
     f"reasoning_gym/{solver.__name__}": solver
     for solver in (
-        chain_sum, leg_counting, word_sequence_reversal, spell_backward, count_bits, gcd, lcm, products,
+        chain_sum, basic_arithmetic, leg_counting, word_sequence_reversal, spell_backward, count_bits, gcd, lcm, products,
         simple_equations, number_filtering, prime_factorization,
     )
 }  # fmt: skip
-SOLVERS["reasoning_gym/basic_arithmetic"] = chain_sum

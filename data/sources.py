@@ -56,19 +56,19 @@ def _family(name: str, answer_type: AnswerType, keep: tuple[str, ...], **params:
 _FAMILIES = (
     _family("chain_sum", "integer", ("expression",), min_terms=5, max_terms=7, min_digits=1, max_digits=1),
     _family(
-        "basic_arithmetic", "integer", ("expression",), min_terms=6, max_terms=8, min_digits=1, max_digits=1,
-        operators=("+", "-"), allow_parentheses=False, allow_negation=False, whitespace="no_space",
+        "basic_arithmetic", "integer", ("expression",), min_terms=5, max_terms=5, min_digits=1, max_digits=1,
+        operators=("+",), allow_parentheses=False, allow_negation=False,
     ),
-    _family("leg_counting", "integer", ("animals",), min_animals=3, max_animals=4, max_instances=5),
-    _family("word_sequence_reversal", "open", ("words",), min_words=5, max_words=6),
-    _family("spell_backward", "open", ("word",), min_word_len=5, max_word_len=7),
+    _family("leg_counting", "integer", ("animals",), min_animals=3, max_animals=3, max_instances=4),
+    _family("word_sequence_reversal", "open", ("words",), min_words=5, max_words=5),
+    _family("spell_backward", "open", ("word",), min_word_len=5, max_word_len=6),
     _family("count_bits", "integer", ("number",), min_n=64, max_n=511),
     _family("gcd", "integer", ("numbers",), min_value=4, max_value=60),
     _family("lcm", "integer", ("numbers",), min_value=4, max_value=20),
     _family("products", "integer", ("expression",), min_digits=2, max_digits=2),
     _family("simple_equations", "integer", ("equation", "variable"), min_terms=2, max_terms=2, max_value=12),
     _family("number_filtering", "open", ("original_numbers", "filter_value", "operation"),
-            min_numbers=4, max_numbers=6, min_value=0, max_value=99, max_decimals=0),
+            min_numbers=5, max_numbers=6, min_value=10, max_value=99, max_decimals=0),
     _family("prime_factorization", "open", ("number",), min_value=30, max_value=400),
 )  # fmt: skip
 

@@ -42,6 +42,7 @@ class EvalConfig:
     model: str = option(help="local folder or hub id")
     questions: str = option(help="finished run of data.collect, or a .jsonl file of questions")
     profile: str = option("s1", help="delimiters: s1, think-tags, steps, plain")
+    system: str | None = option(None, help="system message; null keeps the chat template's own default")
     cells: list[Cells] = option([], help="blocks of budgets; each is the product of its lists")
     max_answer_tokens: int = option(512, help="answer limit, reserved in the context")
     cue: str = option("\nFinal Answer:", help="written after a forced close")
@@ -111,7 +112,7 @@ def tasks_of(questions: Iterable[Question], budgets: dict[str, Budget], repeats:
 
 
 def draw(
-    driver: Driver, chat: ChatFormat, tasks: Iterable[Task], sampling: Sampling, seed: int
+    driver: Driver, chat: ChatFormat, tasks: Iterable[Task], sampling: Sampling, seed: int, system: str | None = None
 ) -> Iterator[tuple[Task, Sample]]:
     """Runs the tasks; yields each sample as it finishes. A question and repeat has one seed in all cells, so cells
     differ by their budget alone (common random numbers)."""
@@ -121,7 +122,7 @@ def draw(
         for task in tasks:
             q = task.question
             if q.id not in prompts:
-                prompts[q.id] = chat.prompt_ids(q)
+                prompts[q.id] = chat.prompt_ids(q, system)
             yield task, ForcedDecode(
                 prompts[q.id], task.budget, chat, driver.engine.max_model_len, sampling,
                 derived_seed(seed, q.id, task.repeat), question_id=q.id, repeat=task.repeat,
@@ -179,7 +180,7 @@ def _sample_and_grade(config: EvalConfig, run, todo, journal, rows, total: int) 
         Progress(f"eval {config.name}", total, "samples", done_before=len(rows)) as progress,
     ):
         chat = ChatFormat(config.profile, tokenizer)
-        for task, sample in draw(driver, chat, todo, config.sampling, config.seed):
+        for task, sample in draw(driver, chat, todo, config.sampling, config.seed, config.system):
             row = graded_row(task, sample, chat)
             journal.append(row)
             rows.append(row)

@@ -94,5 +94,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()
-    signs = ("out of memory", "can't allocate memory", "not enough memory", "available memory", "kv cache", "free memory")
+    signs = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "available memory",
+        "kv cache",
+        "free memory",
+    )
     return any(sign in text for sign in signs)

@@ -28,7 +28,11 @@ for _name, _value in ENVIRONMENT.items():
 
 MAX_CPU_KV_BYTES = 4 << 30
 MAX_LOGIT_BIAS = 1024  # ids per request, vLLM's V2 runner
-SAME_RESULTS = {"gpu_memory_utilization", "kv_cache_memory_bytes", "use_tqdm_on_load"}  # options left out of fingerprints
+SAME_RESULTS = {
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "use_tqdm_on_load",
+}  # options left out of fingerprints
 
 
 class VllmEngine:
@@ -147,7 +151,6 @@ def _cpu_defaults(config: EngineConfig) -> dict[str, Any]:
     """What suits vLLM's CPU build: no compilation (it takes minutes) and small KV blocks, because only whole blocks
     are found again and a token read again costs as much as one written."""
     import psutil
-    import torch
 
     defaults: dict[str, Any] = {"enforce_eager": True, "block_size": 32}
     if "gpu_memory_utilization" not in config.options:

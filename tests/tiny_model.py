@@ -1,37 +1,8 @@
-"""A tiny random Llama and a small real tokenizer, for tests. Importing this, and the tokenizer, need no torch."""
+"""A tiny random Llama for tests, and the plainest way to decode with it. Importing this needs no torch."""
 
 from pathlib import Path
 
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-TEXTS = [
-    "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May.",
-    "Wait, let me check the answer again. 12 + 34 = 46, so the sum is 46.\nFinal Answer: 46",
-    "think answer system user assistant the quick brown fox jumps over the lazy dog",
-]
-
-
-def tiny_tokenizer(name: str = "tiny"):
-    """Byte-level BPE of a few hundred ids: any text round-trips, <|im_start|> and <|im_end|> are single ids."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
-    )
-    wrapped.name_or_path = name
-    return wrapped
+from tiny_tokenizer import tiny_tokenizer
 
 
 def tiny_model(folder: Path, seed: int = 0, spare_ids: int = 8, **changes) -> Path:
@@ -41,7 +12,9 @@ def tiny_model(folder: Path, seed: int = 0, spare_ids: int = 8, **changes) -> Pa
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(**{
         "vocab_size": len(tokenizer) + spare_ids,
@@ -53,8 +26,8 @@ def tiny_model(folder: Path, seed: int = 0, spare_ids: int = 8, **changes) -> Pa
         "head_dim": 32,
         "max_position_embeddings": 512,
         "initializer_range": 0.6,  # spreads the logits, so that rounding does not decide a greedy choice
-        "eos_token_id": tokenizer.eos_token_id,
         "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         **changes,
     })  # fmt: skip
@@ -62,3 +35,19 @@ def tiny_model(folder: Path, seed: int = 0, spare_ids: int = 8, **changes) -> Pa
     LlamaForCausalLM(config).float().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def decode_naively(model, request, num_token_ids: int) -> tuple[int, ...]:
+    """What a greedy request must give: one full forward pass a token, no cache, no batch."""
+    import torch
+
+    new: list[int] = []
+    while len(new) < request.max_tokens:
+        with torch.no_grad():
+            logits = model(torch.tensor([[*request.prefix, *new]])).logits[0, -1, :num_token_ids].clone()
+        if len(new) < request.min_tokens:
+            logits[list(request.stop_token_ids)] = -torch.inf
+        new.append(int(logits.argmax()))
+        if new[-1] in request.stop_token_ids:
+            break
+    return tuple(new)

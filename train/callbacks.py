@@ -23,6 +23,10 @@ class StepLines(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._first_step, self._started = state.global_step, time.monotonic()
+        if state.is_world_process_zero and self.path.exists():  # steps after the checkpoint come again
+            rows = [json.loads(line) for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= state.global_step]
+            self.path.write_text("".join(kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or "loss" not in logs:

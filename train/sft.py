@@ -26,6 +26,7 @@ class SftConfig:
     model: str = option(help="local folder or hub id of the model to start from")
     revision: str | None = option(None, help="hub revision of the model")
     profile: str = option("s1", help="chat format to train: s1, think-tags, steps")
+    system: str | None = option(None, help="system message; null keeps the chat template's own default")
     batch_size: int = option(16, help="examples per optimiser step, over all devices (s1: 16)")
     micro_batch_size: int = option(1, help="examples per device and forward pass")
     max_length: int = option(32768, help="longest example in tokens; longer ones are refused, not cut (s1: 32,768)")
@@ -106,7 +107,7 @@ def build_trainer(config: SftConfig, traces: list[Trace], folder: Path):
     path = checkpoint.resolve(config.model, config.revision)
     tokenizer = checkpoint.load_tokenizer(path)
     chat = ChatFormat(config.profile, tokenizer)
-    rows = tokenize(traces, chat, config.max_length)
+    rows = tokenize(traces, chat, config.max_length, config.system)
     on_gpu = torch.cuda.is_available()
     defaults = {
         "bf16": on_gpu,

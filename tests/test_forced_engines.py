@@ -1,0 +1,132 @@
+"""Forced decoding gives the same ids on vLLM, on transformers and in a naive token-by-token reference."""
+
+import importlib.util
+
+import pytest
+from tiny_model import tiny_model
+
+from core.chat import ChatFormat
+from inference.budget import Budget, ForcedDecode
+from inference.continuations import ContinuationStore
+from inference.engine import Driver, EngineConfig, load_engine
+
+pytestmark = pytest.mark.slow
+
+QUESTIONS = ["How many legs do 3 spiders have?", "12 + 34 = ?", "Reverse: one, two, three", "Wait"]
+BUDGETS = [Budget(n, num_ignore=k, max_answer_tokens=9) for n in (0, 1, 7, 25, 60) for k in (0, 1, 2)]
+CONTEXT = 256
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """A tiny model that ends thinking now and then, by its delimiter and by its end of turn."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tiny_model(tmp_path_factory.mktemp("tiny"), tie_word_embeddings=False)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        for text in ("<|im_start|>", "<|im_end|>"):
+            model.lm_head.weight[tokenizer.convert_tokens_to_ids(text)] *= 2.5
+        model.lm_head.weight[tokenizer.encode("answer", add_special_tokens=False)[0]] *= 2.5
+    model.save_pretrained(folder)
+    return folder
+
+
+def naive(model, chat: ChatFormat, budget: Budget, question: str):
+    """s1's rules written once more, one full forward pass a token: (thinking ids, answer ids, ignored ends)."""
+    import torch
+
+    def most_likely(ids, banned=()):
+        logits = model(torch.tensor([ids])).logits[0, -1].clone()
+        logits[chat.num_token_ids :] = -torch.inf
+        for token in banned:
+            logits[token] = -torch.inf
+        return int(logits.argmax())
+
+    prompt, end_of_turn = chat.prompt_ids(question), chat.tokenizer.eos_token_id
+    start, *rest = chat.encode("<|im_start|>answer")
+    thinking, ignored, forced, banned = [], 0, True, ()
+    while len(thinking) < budget.max_thinking_tokens:
+        token = most_likely(prompt + thinking, banned)
+        banned = ()
+        ended = token == end_of_turn
+        if token == start:
+            tail = [token]
+            while len(tail) <= len(rest) and tail == [start, *rest][: len(tail)]:
+                tail.append(most_likely(prompt + thinking + tail))
+            ended = tail == [start, *rest]
+            if not ended and tail[-1] == end_of_turn and len(thinking) + len(tail) - 1 <= budget.max_thinking_tokens:
+                thinking, tail, ended = thinking + tail[:-1], [], True
+                if len(thinking) == budget.max_thinking_tokens:
+                    break
+            if not ended and len(thinking) + len(tail) > budget.max_thinking_tokens:
+                break
+        else:
+            tail = [token]
+        if not ended:
+            thinking += tail
+            continue
+        wait = chat.encode("Wait")
+        if ignored < budget.num_ignore and len(thinking) + len(wait) + 1 <= budget.max_thinking_tokens:
+            thinking, ignored, banned = thinking + wait, ignored + 1, chat.stop_token_ids
+            continue
+        forced = False
+        break
+    context = prompt + thinking + chat.close_ids(forced, budget.cue, thinking)
+    answer = []
+    while len(answer) < budget.max_answer_tokens:
+        token = most_likely(context + answer)
+        if token == end_of_turn:
+            break
+        answer.append(token)
+    return tuple(thinking), tuple(answer), ignored
+
+
+def decode_all(engine, chat, store, cells=BUDGETS):
+    decodings = [
+        ((question, i), ForcedDecode(chat.prompt_ids(question), budget, chat, CONTEXT))
+        for question in QUESTIONS
+        for i, budget in reversed(list(enumerate(cells)))
+    ]
+    return {key: d.sample() for key, d in Driver(engine, store).run(decodings)}
+
+
+def load(folder, backend):
+    return load_engine(str(folder), EngineConfig(backend=backend, dtype="float32", max_model_len=CONTEXT, max_num_seqs=8))
+
+
+@pytest.fixture(scope="module")
+def reference(model_folder):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+    chat = ChatFormat("s1", AutoTokenizer.from_pretrained(model_folder))
+    with torch.inference_mode():
+        return {(q, i): naive(model, chat, b, q) for q in QUESTIONS for i, b in enumerate(BUDGETS)}
+
+
+def test_the_tiny_model_exercises_the_rules(reference):
+    """Otherwise the equalities below would prove little."""
+    assert sum(ignored for _, _, ignored in reference.values()) >= 4
+    lengths = {len(thinking) for thinking, _, _ in reference.values()}
+    assert len(lengths) >= 6, lengths
+
+
+@pytest.mark.parametrize("backend", ["transformers", "vllm"])
+def test_an_engine_equals_the_reference_shared_and_cell_by_cell(model_folder, reference, backend):
+    if backend == "vllm" and importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed on this platform")
+    engine, tokenizer = load(model_folder, backend)
+    chat = ChatFormat("s1", tokenizer)
+    try:
+        cell_by_cell = decode_all(engine, chat, None)
+        engine.reset_prefix_cache()
+        shared = decode_all(engine, chat, ContinuationStore())
+    finally:
+        engine.close()
+    for key, sample in cell_by_cell.items():
+        got = sample.ids("thinking"), sample.ids("answer", "sampled"), sample.num_ignored
+        assert got == reference[key], (key, BUDGETS[key[1]])
+    assert shared == cell_by_cell
