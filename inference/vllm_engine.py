@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import warnings
 from collections.abc import Hashable
 from itertools import count
 from pathlib import Path
@@ -14,25 +15,13 @@ from core.runs import digest_of
 from inference import checkpoint
 from inference.engine import Delta, EngineConfig, Request
 
-# Read when torch or vLLM are first imported. None changes a result, and what the caller has set stays.
-ENVIRONMENT = {
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "TORCH_CPP_LOG_LEVEL": "ERROR",
-    # OpenMP threads that wait burn their core for milliseconds; beside any other process that halves the speed.
-    # 10,000 spins (some 30 us) cover the wait within a layer, then the thread sleeps.
-    "GOMP_SPINCOUNT": "10000",
-}
-for _name, _value in ENVIRONMENT.items():
-    os.environ.setdefault(_name, _value)
+# Read when vLLM is first imported. What the caller has set stays.
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 
 MAX_CPU_KV_BYTES = 4 << 30
 MAX_LOGIT_BIAS = 1024  # ids per request, vLLM's V2 runner
-SAME_RESULTS = {
-    "gpu_memory_utilization",
-    "kv_cache_memory_bytes",
-    "use_tqdm_on_load",
-}  # options left out of fingerprints
+# options that change no result, so that runs with other values share their continuations
+SAME_RESULTS = {"gpu_memory_utilization", "kv_cache_memory_bytes", "use_tqdm_on_load"}
 
 
 class VllmEngine:
@@ -42,7 +31,10 @@ class VllmEngine:
     """
 
     def __init__(self, path: str | Path, tokenizer: Any, config: EngineConfig):
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
         logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
         import vllm
         from vllm.platforms import current_platform
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -78,6 +70,7 @@ class VllmEngine:
             )
         options = {name: value for name, value in config.options.items() if name not in SAME_RESULTS}
         parts = {"weights": digest_of(path), "dtype": str(model.dtype), "engine": f"vllm {vllm.__version__}",
+                 "device": current_platform.device_type,
                  "tensor_parallel_size": self._engine.vllm_config.parallel_config.tensor_parallel_size,
                  "num_token_ids": self.num_token_ids, "options": options}  # fmt: skip
         self.fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

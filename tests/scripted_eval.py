@@ -1,6 +1,6 @@
 """Runs eval.run on a scripted engine in a process of its own, for tests that kill it.
 
-    python tests/scripted_eval.py questions.jsonl SECONDS_PER_STEP
+python tests/scripted_eval.py questions.jsonl SECONDS_PER_STEP
 """
 
 import random

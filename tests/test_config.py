@@ -61,7 +61,15 @@ def test_an_entry_prints_its_result_on_stdout_and_errors_on_stderr(capsys):
     def users_mistake(config):
         raise UserError("that file is no good")
 
-    for main, text in ((users_mistake, "error: that file is no good\n"), (full_disk, "finished work is kept")):
+    def full_disk_as_torch_says_it(config):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")
+
+    cases = (
+        (users_mistake, "error: that file is no good\n"),
+        (full_disk, "no space left on the disk for outputs/x/samples.jsonl"),
+        (full_disk_as_torch_says_it, "finished work is kept"),
+    )
+    for main, text in cases:
         with pytest.raises(SystemExit) as stop:
             run_entry(main, Config, "Doc.", ["name=x"])
         out, err = capsys.readouterr()

@@ -93,7 +93,9 @@ def decode_all(engine, chat, store, cells=BUDGETS):
 
 
 def load(folder, backend):
-    return load_engine(str(folder), EngineConfig(backend=backend, dtype="float32", max_model_len=CONTEXT, max_num_seqs=8))
+    return load_engine(
+        str(folder), EngineConfig(backend=backend, dtype="float32", max_model_len=CONTEXT, max_num_seqs=8)
+    )
 
 
 @pytest.fixture(scope="module")

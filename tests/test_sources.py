@@ -53,7 +53,9 @@ def test_exact_duplicates_are_dropped_and_counted():
 def test_collect_writes_questions_and_resumes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text(
-        "name: t\nseed: 1\nsources:\n  reasoning_gym/gcd: {size: 6, params: {max_value: 9}}\n  reasoning_gym/lcm: {size: 5}\n"
+        "name: t\nseed: 1\nsources:\n"
+        "  reasoning_gym/gcd: {size: 6, params: {max_value: 9}}\n"
+        "  reasoning_gym/lcm: {size: 5}\n"
     )
     config = load(CollectConfig, ["c.yaml"])
     folder = main(config)

@@ -71,6 +71,7 @@ def main(config: SftConfig) -> Path:
 
 def train(config: SftConfig, folder: Path) -> dict[str, Any]:
     """Trains (or goes on training) in `folder`; leaves folder/model. Returns the headline numbers."""
+    from inference.checkpoint import is_out_of_memory
     from train.callbacks import last_complete_checkpoint
 
     traces = load_traces(config.data)
@@ -78,7 +79,15 @@ def train(config: SftConfig, folder: Path) -> dict[str, Any]:
     checkpoint = last_complete_checkpoint(folder)
     say(f"{len(traces)} traces, {trainer.args.num_train_epochs:g} epochs, batch {config.batch_size}"
         + (f", going on from {checkpoint.name}" if checkpoint else ""))  # fmt: skip
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"not enough memory to train ({str(error).splitlines()[0][:160]}); lower micro_batch_size, or set "
+            "trainer.gradient_checkpointing=true; the same command then goes on from its last checkpoint"
+        ) from error
     if trainer.is_world_process_zero():
         export(trainer, tokenizer, path, folder / "model", config.export_dtype)
         for old in folder.glob("checkpoint-*"):
