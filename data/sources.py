@@ -1,6 +1,9 @@
 """Where questions come from: one entry per source, and how to turn it into questions."""
 
+import importlib.util
 import itertools
+import sys
+import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +38,9 @@ SEED_STRIDE = 1_000_003
 
 
 def read_reasoning_gym(source: Source, seed: int, size: int, params: Mapping[str, Any]) -> Iterator[Question]:
+    if "pycosat" not in sys.modules and importlib.util.find_spec("pycosat") is None:
+        # imported by its zebra puzzles, which are not used here; it has no wheels, and a bare machine has no compiler
+        sys.modules.setdefault("pycosat", types.ModuleType("pycosat"))
     import reasoning_gym
 
     family = source.domain
