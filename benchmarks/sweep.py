@@ -137,11 +137,12 @@ def scripted_cost(budgets: list[int], max_answer_tokens: int, chat: ChatFormat) 
             driver = Driver(ScriptedEngine(lambda prefix, seed: word, 1 << 20, chat.num_token_ids), store)
             list(driver.run([("q", ForcedDecode(prompt, budget, chat, 1 << 20))]))
             totals[name] += driver.num_sampled
-    ratio = totals["separate"]["thinking"] / totals["separate"]["answer"]
+    separate, grid, longest = (totals[name] for name in ("separate", "grid", "longest point"))
     return (
-        f"scripted, budgets {budgets}, {max_answer_tokens} answer tokens: separate runs sample {ratio:.1f} thinking tokens "
-        f"to one answer token; the shared grid samples {totals['grid'].total():,} tokens, {totals['grid'].total() / totals['longest point'].total():.2f} "
-        f"times its longest point, {totals['grid'].total() / totals['separate'].total():.2f} of separate runs"
+        f"scripted, budgets {budgets}, {max_answer_tokens} answer tokens: separate runs sample "
+        f"{separate['thinking'] / separate['answer']:.1f} thinking tokens to one answer token; the shared grid samples "
+        f"{grid.total():,} tokens, {grid.total() / longest.total():.2f} times its longest point and "
+        f"{grid.total() / separate.total():.2f} of separate runs"
     )
 
 

@@ -2,7 +2,7 @@
 
 outputs/<package>/<name>-<digest of the config>/
     config.yaml   the resolved config; the same config resumes here, a different one never shares the folder
-    run.json      command, commit (uncommitted changes in dirty.patch), versions, hardware, input digests, status, headline
+    run.json      command, commit (uncommitted changes in dirty.patch), versions, hardware, inputs, status, headline
     log.txt       what was said
     *.jsonl       journals: appended row by row, so that a kill loses at most the row being written
     DONE          written last; readers refuse a folder without it

@@ -64,11 +64,9 @@ def read_sources(config: CollectConfig) -> Iterator[Question]:
 
 def without_duplicates(questions: Iterator[Question]) -> tuple[list[Question], int]:
     """(the first question of each id, number of later ones with the same text)."""
-    first: dict[str, Question] = {}
-    count = 0
-    for count, question in enumerate(questions, 1):
-        first.setdefault(question.id, question)
-    return list(first.values()), count - len(first)
+    questions = list(questions)
+    first = {question.id: question for question in reversed(questions)}
+    return list(reversed(first.values())), len(questions) - len(first)
 
 
 if __name__ == "__main__":

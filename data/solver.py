@@ -216,7 +216,7 @@ def prime_factorization(question: Question) -> Work:
 SOLVERS: dict[str, Callable[[Question], Work | None]] = {
     f"reasoning_gym/{solver.__name__}": solver
     for solver in (
-        chain_sum, basic_arithmetic, leg_counting, word_sequence_reversal, spell_backward, count_bits, gcd, lcm, products,
-        simple_equations, number_filtering, prime_factorization,
+        chain_sum, basic_arithmetic, leg_counting, word_sequence_reversal, spell_backward, count_bits, gcd, lcm,
+        products, simple_equations, number_filtering, prime_factorization,
     )
 }  # fmt: skip

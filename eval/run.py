@@ -1,7 +1,7 @@
 """Answers questions under a grid of thinking budgets, and grades the answers.
 
     python -m eval.run configs/demo/eval-tuned.yaml model=outputs/train/demo-1234abcd/model questions=outputs/data/...
-    python -m eval.run configs/demo/eval-tuned.yaml model=... questions=... "cells=[{max_thinking_tokens: [0, 64, auto]}]"
+    python -m eval.run configs/demo/eval-tuned.yaml model=... questions=... "cells=[{max_thinking_tokens: [64, auto]}]"
 
 Cells of one grid share their trajectories (inference/continuations.py), so a curve costs little more than its longest
 point. Writes samples.jsonl (one row a sample, as they finish) and scores.json (one entry a cell, with intervals).

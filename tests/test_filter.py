@@ -34,7 +34,7 @@ def make_trace(i: int, **changed) -> Trace:
 
 @pytest.fixture
 def config(tmp_path) -> FilterConfig:
-    """40 traces: 0 and 1 contaminated, 2 and 3 of bad quality, 4 to 8 solved by one model or the other, 9 not gradable."""
+    """40 traces: 0 and 1 contaminated, 2 and 3 of bad quality, 4 to 8 solved by either model, 9 not gradable."""
     traces = [make_trace(i) for i in range(40)]
     traces[2] = make_trace(2, thinking="")
     traces[3] = make_trace(3, num_thinking_tokens=300)
