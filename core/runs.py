@@ -241,7 +241,7 @@ def _record(path: Path, package: str, config: Any, digests: dict[str, str]) -> d
         "started": _now(),
         "seconds": 0.0,
         "sittings": 1,
-        "command": sys.argv,
+        "command": ["python", *sys.orig_argv[1:]],
         "commit": commit,
         "dirty": bool(patch),
         "seed": getattr(config, "seed", None),
