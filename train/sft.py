@@ -107,12 +107,14 @@ def build_trainer(config: SftConfig, traces: list[Trace], folder: Path):
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
     from trl import SFTConfig, SFTTrainer
 
     from inference import checkpoint
     from train.callbacks import MarkComplete, StepLines
     from train.dataset import pad_right, tokenize
 
+    disable_progress_bar()  # carriage returns make a mess of a log
     path = checkpoint.resolve(config.model, config.revision)
     tokenizer = checkpoint.load_tokenizer(path)
     chat = ChatFormat(config.profile, tokenizer)
