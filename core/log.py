@@ -69,5 +69,6 @@ class Progress:
         if final:
             parts.append(f"took {duration(elapsed)}")
         else:
-            parts.append(f"eta {duration((self.total - self.done) / rate)}" if rate > 0 else "eta ?")
+            known = self.done - self.done_before >= 5  # the first ones carry the start-up
+            parts.append(f"eta {duration((self.total - self.done) / rate)}" if known else "eta ?")
         say(" | ".join(parts))
