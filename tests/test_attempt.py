@@ -49,8 +49,6 @@ def test_a_failed_attempt_resumes_and_pays_for_nothing_twice(engines):
     rows = {row["question_id"]: row for row in Journal.read(path / "grades.jsonl")}
     assert len(rows) == len(QUESTIONS) == len(Journal.read(path / "grades.jsonl"))
     assert [rows[q.id]["correct"] for q in QUESTIONS] == [i % 2 == 0 for i in range(10)]
-    whole = sum(
-        len(ChatFormat("plain", tiny_tokenizer()).encode(rows[q.id]["response"])) + 1 for q in QUESTIONS
-    )
+    whole = sum(len(ChatFormat("plain", tiny_tokenizer()).encode(rows[q.id]["response"])) + 1 for q in QUESTIONS)
     assert sum(engine.num_sampled for engine in engines) <= whole + 40, "only what was in flight is sampled again"
     assert main(config) == path and len(engines) == 2, "a finished run loads no engine"
