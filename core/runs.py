@@ -137,7 +137,9 @@ def open_run(package: str, config: Any, inputs: Mapping[str, str | Path | None] 
         digests = {name: digest_of(value) for name, value in (inputs or {}).items() if value is not None}
         run = Run(path, _record(path, package, config, digests))
         if run.is_done:
-            log.say(f"{package} {config.name}: already done, {path}")
+            made_by, now = run.record["commit"], _git_state()[0]
+            other = f" by commit {made_by[:10]}; remove the folder to make it with {now[:10]}" if made_by != now else ""
+            log.say(f"{package} {config.name}: already done{other}, {path}")
             yield run
             return
         log.set_log_file(path / "log.txt")

@@ -65,8 +65,10 @@ def read_sources(config: CollectConfig) -> Iterator[Question]:
 def without_duplicates(questions: Iterator[Question]) -> tuple[list[Question], int]:
     """(the first question of each id, number of later ones with the same text)."""
     questions = list(questions)
-    first = {question.id: question for question in reversed(questions)}
-    return list(reversed(first.values())), len(questions) - len(first)
+    first: dict[str, Question] = {}
+    for question in questions:
+        first.setdefault(question.id, question)
+    return list(first.values()), len(questions) - len(first)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
 to be trained on. `s1_quality_reason` has s1's patterns as published, for its published counts.
 
 Where the two differ:
-- several problems in one row (AoPS dumps "p1. ... p2. ...", "**B1.** ... **B2.**"): s1 dropped any text with "p1." in
-  it ("step1."), and, with a pattern that looked ahead over the whole line, any bold word with a digit somewhere after it
-  ("**bar** then 3", "**" as a power in drawing code). Here two different labels must stand where labels stand.
+- several problems in one row (AoPS dumps "p1. ... p2. ...", "**B1.** ... **B2.**"): s1 dropped any text with "p1."
+  in it ("step1."), and, with a pattern that looked ahead over the whole line, any bold word with a digit somewhere
+  after it ("**bar** then 3", "**" as a power in drawing code). Here two labels must stand where labels stand.
 - images: s1 knew "![Image]" only; OlympiadBench writes "![](https://...)".
 - drawing code: s1 kept AIME questions with "[asy]" whatever else was wrong with them; here the others apply too.
 """

@@ -39,6 +39,7 @@ def make_folder(tmp_path: Path, name: str) -> Path:
     return folder
 
 
+@pytest.mark.slow  # no torch, but twelve seconds
 def test_a_killed_evaluation_ends_as_the_uninterrupted_one(tmp_path):
     whole, killed = make_folder(tmp_path, "whole"), make_folder(tmp_path, "killed")
     process = start(whole, 0)

@@ -100,12 +100,15 @@ def test_worked_examples():
         return solve(ask(family, "?", None, **metadata), 0.0, seed=0)
 
     assert work("chain_sum", expression="4 - 1 - 7 + 2") == ("3-7+2\n-4+2\n-2", "-2")
-    assert work("leg_counting", animals={"tiger": 2, "ant": 3}) == ("tiger: 2*4=8\nant: 3*6=18\n8+18=26", "26")
+    assert work("leg_counting", animals={"tiger": 2, "ant": 3}) == (
+        "tiger: 2 * 4 = 8\nant: 3 * 6 = 18\n8 + 18 = 26",
+        "26",
+    )
     assert work("word_sequence_reversal", words=["a", "b", "c"])[0] == "- a\n- b, a\n- c, b, a"
     assert work("basic_arithmetic", expression="4 + 7 + 1") == ("4 + 7 = 11, 1\n11 + 1 = 12", "12")
     assert work("basic_arithmetic", expression="4 - 7") is None
     assert work("number_filtering", original_numbers=["22", "53"], filter_value="36", operation="remove_larger") == (
-        "< keep, > drop\n22 < keep: 22\n53 > drop: 22",
+        "< keep, > drop\n22 < 36 keep\n53 > 36 drop\nkeep 22 drop 53",
         "['22']",
     )
     assert work("spell_backward", word="sun") == ("s u n\ns\nu s\nn u s", "nus")
