@@ -45,30 +45,31 @@ def naive(model, chat: ChatFormat, budget: Budget, question: str):
         return int(logits.argmax())
 
     prompt, end_of_turn = chat.prompt_ids(question), chat.tokenizer.eos_token_id
-    start, *rest = chat.encode("<|im_start|>answer")
+    delimiter, wait = chat.encode("<|im_start|>answer"), chat.encode("Wait")
+    limit = budget.max_thinking_tokens
     thinking, ignored, forced, banned = [], 0, True, ()
-    while len(thinking) < budget.max_thinking_tokens:
-        token = most_likely(prompt + thinking, banned)
+    while len(thinking) < limit:
+        tail, ended = [most_likely(prompt + thinking, banned)], False
         banned = ()
-        ended = token == end_of_turn
-        if token == start:
-            tail = [token]
-            while len(tail) <= len(rest) and tail == [start, *rest][: len(tail)]:
+        while tail and not ended:  # tail: ids that may be the end of thinking
+            if tail[-1] == end_of_turn:
+                tail, ended = tail[:-1], True
+            elif tail == delimiter:
+                tail, ended = [], True
+            elif tail == delimiter[: len(tail)]:
                 tail.append(most_likely(prompt + thinking + tail))
-            ended = tail == [start, *rest]
-            if not ended and tail[-1] == end_of_turn and len(thinking) + len(tail) - 1 <= budget.max_thinking_tokens:
-                thinking, tail, ended = thinking + tail[:-1], [], True
-                if len(thinking) == budget.max_thinking_tokens:
-                    break
-            if not ended and len(thinking) + len(tail) > budget.max_thinking_tokens:
+                continue
+            keep = tail[:-1] if tail[-1:] == delimiter[:1] else tail
+            if len(thinking) + len(keep) > limit:
+                limit = len(thinking)  # what does not fit is dropped, and thinking is cut here
                 break
-        else:
-            tail = [token]
+            thinking, tail = thinking + keep, tail[len(keep) :]
+            if len(thinking) == limit:
+                ended = False
+                break
         if not ended:
-            thinking += tail
             continue
-        wait = chat.encode("Wait")
-        if ignored < budget.num_ignore and len(thinking) + len(wait) + 1 <= budget.max_thinking_tokens:
+        if ignored < budget.num_ignore and len(thinking) + len(wait) + 1 <= limit:
             thinking, ignored, banned = thinking + wait, ignored + 1, chat.stop_token_ids
             continue
         forced = False
