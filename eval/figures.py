@@ -72,8 +72,10 @@ def _draw_curve(axes, points: list[Point], label: str, colour: str) -> None:
         own = {"label": label} if not line else {}
         axes.errorbar(xs, ys, bars, color=colour, marker="s", markersize=5, markerfacecolor="white", capsize=2.5, **own)
         if p.num_ignore:
-            axes.annotate(f"Wait x{p.num_ignore}", (xs[0], ys[0]), xytext=(6, -11), textcoords="offset points",
-                          color=colour, fontsize=8)  # fmt: skip
+            axes.annotate(
+                f"Wait\nx{p.num_ignore}", (xs[0], p.high), xytext=(0, 3), textcoords="offset points", color=colour,
+                fontsize=7.5, ha="center", linespacing=0.95,
+            )  # fmt: skip
             start = next((q for q in line if q.max_thinking_tokens == p.max_thinking_tokens), None)
             if start is not None:
                 ends = [start.thinking_tokens, p.thinking_tokens], [start.accuracy, p.accuracy]

@@ -109,6 +109,7 @@ class TransformersEngine:
         dtype = config.dtype
         if dtype == "auto" and self.device == "cpu" and checkpoint.cpu_emulates_bfloat16():
             dtype = "float32"
+        transformers.utils.logging.disable_progress_bar()
         transformers.AttentionInterface.register("grouped", grouped_attention)
         options = {"dtype": dtype, "attn_implementation": "grouped"} | config.options
         self.model = transformers.AutoModelForCausalLM.from_pretrained(path, **options).eval()
