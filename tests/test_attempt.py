@@ -10,7 +10,7 @@ from core.types import Question, write_jsonl
 from data.attempt import AttemptConfig, main
 from inference.scripted_engine import ScriptedEngine
 
-QUESTIONS = [Question.of(f"{i} + 1 = ?", str(i + 1), "integer", "test", "sums") for i in range(10)]
+QUESTIONS = [Question.of(f"{i} + 1 = ?", str(i + 1), "integer", "test", "sums") for i in range(6)]
 
 
 def script(prefix, seed):
@@ -27,11 +27,11 @@ def script(prefix, seed):
 
 @pytest.fixture
 def engines(tmp_path, monkeypatch):
-    """The engines that were loaded, in order; the first one fails after 40 tokens."""
+    """The engines that were loaded, in order; the first one fails after 20 tokens."""
     loaded = []
 
     def load(model, config):
-        fail_after = 40 if not loaded else None
+        fail_after = 20 if not loaded else None
         loaded.append(ScriptedEngine(script, 300, len(tiny_tokenizer()), fail_after=fail_after))
         return loaded[-1], tiny_tokenizer()
 
@@ -48,7 +48,7 @@ def test_a_failed_attempt_resumes_and_pays_for_nothing_twice(engines):
     path = main(config)
     rows = {row["question_id"]: row for row in Journal.read(path / "grades.jsonl")}
     assert len(rows) == len(QUESTIONS) == len(Journal.read(path / "grades.jsonl"))
-    assert [rows[q.id]["correct"] for q in QUESTIONS] == [i % 2 == 0 for i in range(10)]
+    assert [rows[q.id]["correct"] for q in QUESTIONS] == [i % 2 == 0 for i in range(6)]
     whole = sum(len(ChatFormat("plain", tiny_tokenizer()).encode(rows[q.id]["response"])) + 1 for q in QUESTIONS)
-    assert sum(engine.num_sampled for engine in engines) <= whole + 40, "only what was in flight is sampled again"
+    assert sum(engine.num_sampled for engine in engines) <= whole + 20, "only what was in flight is sampled again"
     assert main(config) == path and len(engines) == 2, "a finished run loads no engine"

