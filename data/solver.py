@@ -186,21 +186,18 @@ def simple_equations(question: Question) -> Work | None:
 
 
 def number_filtering(question: Question) -> Work | None:
-    """The rule, each number against the limit, then both lists.
-
-    Both, so that the length of a trace says nothing about its answer: where only kept numbers are written, sampling
-    that prefers long traces trains on questions that keep nearly everything.
-    """
+    """The rule, then each number against the limit, with the list kept so far."""
     operation, limit = question.metadata["operation"], question.metadata["filter_value"]
     keep_smaller = operation in ("keep_smaller", "remove_larger")
-    kept, dropped, lines = [], [], ["< keep, > drop" if keep_smaller else "< drop, > keep"]
+    kept, lines = [], ["< keep, > drop" if keep_smaller else "< drop, > keep"]
     for number in question.metadata["original_numbers"]:
         if float(number) == float(limit):
             return None  # whether the limit itself counts is the source's convention
         smaller = float(number) < float(limit)
-        (kept if smaller == keep_smaller else dropped).append(number)
-        lines.append(f"{number} {'<' if smaller else '>'} {limit} {'keep' if smaller == keep_smaller else 'drop'}")
-    lines.append(f"keep {', '.join(kept)} drop {', '.join(dropped)}".replace("  ", " ").strip())
+        keep = smaller == keep_smaller
+        kept += [number] if keep else []
+        line = f"{number} {'<' if smaller else '>'} {'keep' if keep else 'drop'}: {', '.join(kept)}"
+        lines.append(line.rstrip())
     return Work(lines, str(kept), [lines[-1]])
 
 
