@@ -63,7 +63,9 @@ class Progress:
         self.last_line = time.monotonic()
         elapsed = self.last_line - self.started
         rate = (self.done - self.done_before) / elapsed if elapsed > 0 else 0.0
-        parts = [self.label, f"{self.done}/{self.total} {self.unit}", f"{rate:,.1f}/s"]
+        parts = [self.label, f"{self.done}/{self.total} {self.unit}"]
+        if rate > 0:
+            parts.append(f"{rate:,.1f}/s" if rate >= 0.1 else f"{1 / rate:.0f} s each")
         if self.note:
             parts.append(self.note)
         if final:
