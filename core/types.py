@@ -125,11 +125,6 @@ def trace_from_row(row: dict[str, Any]) -> Trace:
     return Trace(**{**row, "question": Question(**row["question"])})
 
 
-def sample_from_row(row: dict[str, Any]) -> Sample:
-    segments = tuple(Segment(s["phase"], s["source"], tuple(s["token_ids"])) for s in row["segments"])
-    return Sample(**{**row, "segments": segments})
-
-
 def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSON Lines file, split on newline only (rows may hold U+2028).
 
