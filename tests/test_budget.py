@@ -48,7 +48,7 @@ budgets = st.builds(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     profile=st.sampled_from(["s1", "think-tags", "steps", "plain"]),
     budget=budgets,
@@ -207,7 +207,7 @@ def test_loops_are_recognised():
     assert not closes_on_a_loop([1, 2, 3] * 3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10**6), temperature=st.sampled_from([0.0, 1.0]))
 def test_a_grid_from_shared_trajectories_equals_the_grid_cell_by_cell(seed, temperature):
     """Also counts: with sharing, the engine thinks no longer than the longest cell does alone (greedy)."""
