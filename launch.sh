@@ -21,21 +21,22 @@ END
 
 # The demo: ordinary calls of the entry modules. `step x ...` runs one and puts its run directory into $x.
 demo() {
-    local model=$1 base pool heldout traces attempts kept tuned base_plain base_s1 tuned_eval figures
+    local model=$1 base pool heldout traces clean attempts kept tuned base_plain base_s1 tuned_eval figures
 
     base=$model
     [ -n "$model" ] || step base inference.unpack configs/demo/base.yaml
     step pool data.collect configs/demo/pool.yaml
     step heldout data.collect configs/demo/heldout.yaml
     step traces data.distill configs/demo/distill.yaml "questions=$pool" "model=$base"
-    step attempts data.attempt configs/demo/attempt.yaml "questions=$pool" "model=$base"
-    step kept data.filter configs/demo/filter.yaml "traces=$traces" "attempts=[$attempts]" "against=[$heldout]"
+    step clean data.filter configs/demo/clean.yaml "traces=$traces" "against=[$heldout]"
+    step attempts data.attempt configs/demo/attempt.yaml "questions=$clean" "model=$base"
+    step kept data.filter configs/demo/filter.yaml "traces=$clean" "attempts=[$attempts]"
     step tuned train.sft configs/demo/sft.yaml "data=$kept" "model=$base"
     step base_plain eval.run configs/demo/eval-base-plain.yaml "questions=$heldout" "model=$base"
     step base_s1 eval.run configs/demo/eval-base-s1.yaml "questions=$heldout" "model=$base"
     step tuned_eval eval.run configs/demo/eval-tuned.yaml "questions=$heldout" "model=$tuned/model"
     step figures eval.figures configs/demo/figures.yaml "tuned=$tuned_eval" "baselines=[$base_plain,$base_s1]" \
-        "records=[$pool,$heldout,$traces,$attempts,$kept,$tuned,$base_plain,$base_s1,$tuned_eval]"
+        "records=[$pool,$heldout,$traces,$clean,$attempts,$kept,$tuned,$base_plain,$base_s1,$tuned_eval]"
 
     dry_run || show_result "$figures"
 }

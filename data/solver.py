@@ -186,19 +186,23 @@ def simple_equations(question: Question) -> Work | None:
 
 
 def number_filtering(question: Question) -> Work | None:
-    """The rule, then each number against the limit, with the list kept so far."""
-    operation, limit = question.metadata["operation"], question.metadata["filter_value"]
-    keep_smaller = operation in ("keep_smaller", "remove_larger")
-    kept, lines = [], ["< keep, > drop" if keep_smaller else "< drop, > keep"]
+    """Each number against the limit, then who stays: > 39 stays / 73 > 39 yes / 35 < 39 no / no: 35 / yes: 73.
+
+    The length of this work does not tell how many stay, so that a preference for long traces prefers no answer.
+    """
+    limit = question.metadata["filter_value"]
+    staying = "<" if question.metadata["operation"] in ("keep_smaller", "remove_larger") else ">"
+    stays: dict[str, list[str]] = {"no": [], "yes": []}
+    lines = [f"{staying} {limit} stays"]
     for number in question.metadata["original_numbers"]:
         if float(number) == float(limit):
             return None  # whether the limit itself counts is the source's convention
-        smaller = float(number) < float(limit)
-        keep = smaller == keep_smaller
-        kept += [number] if keep else []
-        line = f"{number} {'<' if smaller else '>'} {'keep' if keep else 'drop'}: {', '.join(kept)}"
-        lines.append(line.rstrip())
-    return Work(lines, str(kept), [lines[-1]])
+        sign = "<" if float(number) < float(limit) else ">"
+        verdict = "yes" if sign == staying else "no"
+        stays[verdict].append(number)
+        lines.append(f"{number} {sign} {limit} {verdict}")
+    lines += [f"{verdict}: {' '.join(numbers)}".rstrip() for verdict, numbers in stays.items()]
+    return Work(lines, str(stays["yes"]), [lines[-1]])
 
 
 def prime_factorization(question: Question) -> Work:

@@ -62,7 +62,7 @@ def _family(name: str, answer_type: AnswerType, keep: tuple[str, ...], **params:
 _FAMILIES = (
     _family("chain_sum", "integer", ("expression",), min_terms=5, max_terms=7, min_digits=1, max_digits=1),
     _family(
-        "basic_arithmetic", "integer", ("expression",), min_terms=4, max_terms=5, min_digits=1, max_digits=1,
+        "basic_arithmetic", "integer", ("expression",), min_terms=4, max_terms=4, min_digits=1, max_digits=1,
         operators=("+",), allow_parentheses=False, allow_negation=False,
     ),
     _family("leg_counting", "integer", ("animals",), min_animals=3, max_animals=3, max_instances=4),
@@ -74,7 +74,7 @@ _FAMILIES = (
     _family("products", "integer", ("expression",), min_digits=2, max_digits=2),
     _family("simple_equations", "integer", ("equation", "variable"), min_terms=2, max_terms=2, max_value=12),
     _family("number_filtering", "open", ("original_numbers", "filter_value", "operation"),
-            min_numbers=4, max_numbers=5, min_value=10, max_value=99, max_decimals=0),
+            min_numbers=4, max_numbers=4, min_value=10, max_value=99, max_decimals=0),
     _family("prime_factorization", "open", ("number",), min_value=30, max_value=400),
 )  # fmt: skip
 

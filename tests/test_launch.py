@@ -15,6 +15,7 @@ DEMO = (
     "data.collect",
     "data.collect",
     "data.distill",
+    "data.filter",
     "data.attempt",
     "data.filter",
     "train.sft",
@@ -93,7 +94,7 @@ def test_dry_run_lists_the_steps_in_order_and_runs_nothing(clone):
     assert result.returncode == 0, result.stderr
     assert modules(result.stdout.splitlines()) == list(DEMO)
     assert "-m pip install" in result.stdout
-    assert "[1/11] inference.unpack" in result.stderr and "[11/11] eval.figures" in result.stderr
+    assert "[1/12] inference.unpack" in result.stderr and "[12/12] eval.figures" in result.stderr
     assert [call for call in calls(clone) if not call.startswith("-c")] == []
     assert not (clone / ".venv").exists() and not (clone / "outputs").exists()
 
