@@ -98,7 +98,7 @@ def grade(response: str, question: Question) -> Grade:
 
 def _find_answer(response: str, num_lines: int = 1) -> tuple[str | None, bool]:
     """(answer, whether the response marks it as its answer). An unmarked answer is the end of a short response."""
-    boxed = _last_boxed(response)
+    boxed = last_boxed(response)
     if boxed:
         return boxed, True
     for marker in (ANSWER_LINE, ANSWER_IS):
@@ -113,7 +113,7 @@ def _find_answer(response: str, num_lines: int = 1) -> tuple[str | None, bool]:
     return "\n".join(lines[-num_lines:]), False
 
 
-def _last_boxed(text: str) -> str | None:
+def last_boxed(text: str) -> str | None:
     """Content of the last complete box; boxes that stand in one list with it are joined by commas."""
     matches = list(BOX.finditer(text))
     closing = _closing_braces(text) if matches else {}
