@@ -11,7 +11,7 @@ import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 T = TypeVar("T")
 
@@ -92,8 +92,8 @@ def _merge(schema: type, config, layer, where: str):
 def _field_names(schema: type, prefix: str = ""):
     for f in dataclasses.fields(schema):
         yield prefix + f.name
-        if dataclasses.is_dataclass(f.type):
-            yield from _field_names(f.type, f"{prefix}{f.name}.")
+        for inner in filter(dataclasses.is_dataclass, (f.type, *get_args(f.type))):  # also of `Inner | None`
+            yield from _field_names(inner, f"{prefix}{f.name}.")
 
 
 def help_text(schema: type, doc: str) -> str:

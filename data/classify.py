@@ -2,7 +2,7 @@
 
     OPENAI_API_KEY=... python -m data.classify configs/data/classify.yaml questions=outputs/data/<run> dry_run=true
     OPENAI_API_KEY=... python -m data.classify configs/data/classify.yaml questions=outputs/data/<run>
-    python -m data.classify name=subjects questions=outputs/data/<run> model=<local folder or hub id>
+    python -m data.classify name=t questions=outputs/data/<run> model=<folder or hub id> engine.max_model_len=12288
 
 Writes domains.jsonl (question_id, code, domain), and dropped.jsonl with a reason a row: refused, not_a_code (the reply
 does not end in a code of the list, core.chat_api.MAX_TRIES times), api_error, or engine_error of a local model. Every

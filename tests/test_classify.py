@@ -63,7 +63,7 @@ def test_every_question_ends_with_a_subject_or_a_reason():
         "right": [ok],
         "unknown code, then right": ["99", ok],
         "bold, then right": ["**11**", ok],
-        "cut at its limit, then right": [completion("11", finish_reason="length"), ok],
+        "cut at its limit, then right": [completion("60", finish_reason="length"), ok],
         "rate limited": [(429, {"Retry-After": "0.2"}), ok],
         "server error": [500, 503, ok],
         "no JSON": [b"<html>", b"{}", ok],
