@@ -103,7 +103,7 @@ class Ledger:
     """Tokens and money of one run over all its sittings. rows: the replies journalled so far.
 
     A request reserves its worst case before it goes out: every byte read a token (byte-level tokenizers never make
-    more), max_tokens written. So max_cost holds for all that comes back. Requests that time out or lose their connection
+    more), max_tokens written. So max_cost holds for all that comes back. Requests that time out or lose a connection
     count as free, because nobody tells what they cost; `num_lost` says how many there were in this sitting.
     """
 
