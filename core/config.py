@@ -11,7 +11,7 @@ import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 T = TypeVar("T")
 
@@ -20,8 +20,12 @@ class UserError(Exception):
     """Something the user can mend. Shown as one line, exit status 2; the text names the file, row or key."""
 
 
-def option(default: Any = dataclasses.MISSING, help: str = "", **kwargs) -> Any:
-    """A config field with its help text. Without a default the key is required; a list or dict is copied."""
+def option(default: Any = dataclasses.MISSING, help: str = "", affects_result: bool = True, **kwargs) -> Any:
+    """A config field with its help text. Without a default the key is required; a list or dict is copied.
+
+    affects_result: False for what only says how fast or for how much money the work may be done: it does not name the
+        run folder (core/runs.py), so an interrupted run goes on under another value.
+    """
     if default is dataclasses.MISSING:
         default = "???"  # OmegaConf's mark of a mandatory value
     if isinstance(default, (list, dict)):
@@ -30,7 +34,7 @@ def option(default: Any = dataclasses.MISSING, help: str = "", **kwargs) -> Any:
         kwargs["default_factory"] = default
     else:
         kwargs["default"] = default
-    return dataclasses.field(metadata={"help": help}, **kwargs)
+    return dataclasses.field(metadata={"help": help, "affects_result": affects_result}, **kwargs)
 
 
 def load(schema: type[T], args: list[str]) -> T:
@@ -88,8 +92,8 @@ def _merge(schema: type, config, layer, where: str):
 def _field_names(schema: type, prefix: str = ""):
     for f in dataclasses.fields(schema):
         yield prefix + f.name
-        if dataclasses.is_dataclass(f.type):
-            yield from _field_names(f.type, f"{prefix}{f.name}.")
+        for inner in filter(dataclasses.is_dataclass, (f.type, *get_args(f.type))):  # also of `Inner | None`
+            yield from _field_names(inner, f"{prefix}{f.name}.")
 
 
 def help_text(schema: type, doc: str) -> str:

@@ -17,6 +17,7 @@ class Config:
     name: str = option(help="run name")
     rate: float = option(0.5, help="a number")
     inner: Inner = option(Inner, help="nested")
+    maybe: Inner | None = option(None, help="nested, or nothing")
     extra: dict = option({}, help="passed on")
 
 
@@ -33,6 +34,7 @@ def test_files_left_to_right_then_pairs(tmp_path):
     [
         (["nme=x"], "unknown key 'nme'; did you mean 'name'"),
         (["name=x", "inner.sise=2"], "did you mean 'inner.size'"),
+        (["name=x", "maybe.sise=2"], "did you mean 'maybe.size'"),
         ([], "required: name=..."),
         (["name=x", "rate=fast"], "rate"),
         (["missing.yaml"], "missing.yaml does not exist"),

@@ -2,18 +2,30 @@
 
 import json
 import multiprocessing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from core import runs
-from core.config import UserError
+from core.config import UserError, option
 
 
 @dataclass
 class Config:
     name: str = "t"
     seed: int = 3
+
+
+@dataclass
+class Limits:
+    num_workers: int = option(4, affects_result=False)
+    temperature: float = option(0.0)
+
+
+@dataclass
+class LimitedConfig:
+    name: str = "t"
+    api: Limits = option(Limits)
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +48,16 @@ def test_a_run_records_where_it_came_from_and_is_done_once(tmp_path):
         assert again.is_done and again.path == run.path
     with runs.open_run("data", Config(seed=4)) as other:
         assert other.path != run.path and not other.is_done
+
+
+def test_a_run_resumes_under_another_limit_but_not_under_another_meaning():
+    def path(**limits):
+        return runs.run_path("data", LimitedConfig(api=Limits(**limits)))
+
+    assert path(num_workers=8) == path() != path(temperature=1.0)
+    plain = Config(seed=7)
+    assert runs.run_path("data", plain).name == "t-" + runs.hashlib.sha256(b'{"name": "t", "seed": 7}').hexdigest()[:8]
+    assert runs.run_path("data", replace(plain, seed=8)) != runs.run_path("data", plain)
 
 
 def test_changed_inputs_are_refused(tmp_path):
