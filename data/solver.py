@@ -186,22 +186,22 @@ def simple_equations(question: Question) -> Work | None:
 
 
 def number_filtering(question: Question) -> Work | None:
-    """Each number against the limit, then who stays: > 39 stays / 73 > 39 yes / 35 < 39 no / no: 35 / yes: 73.
+    """Each number against the limit, then who stays: < 39 no, > 39 yes / 73 > 39 yes / 35 < 39 no / no: 35 / yes: 73.
 
     The length of this work does not tell how many stay, so that a preference for long traces prefers no answer.
     """
     limit = question.metadata["filter_value"]
-    staying = "<" if question.metadata["operation"] in ("keep_smaller", "remove_larger") else ">"
+    smaller_stay = question.metadata["operation"] in ("keep_smaller", "remove_larger")
+    verdict = {"<": "yes", ">": "no"} if smaller_stay else {"<": "no", ">": "yes"}
     stays: dict[str, list[str]] = {"no": [], "yes": []}
-    lines = [f"{staying} {limit} stays"]
+    lines = [", ".join(f"{sign} {limit} {verdict[sign]}" for sign in "<>")]
     for number in question.metadata["original_numbers"]:
         if float(number) == float(limit):
             return None  # whether the limit itself counts is the source's convention
         sign = "<" if float(number) < float(limit) else ">"
-        verdict = "yes" if sign == staying else "no"
-        stays[verdict].append(number)
-        lines.append(f"{number} {sign} {limit} {verdict}")
-    lines += [f"{verdict}: {' '.join(numbers)}".rstrip() for verdict, numbers in stays.items()]
+        stays[verdict[sign]].append(number)
+        lines.append(f"{number} {sign} {limit} {verdict[sign]}")
+    lines += [f"{word}: {' '.join(numbers)}".rstrip() for word, numbers in stays.items()]
     return Work(lines, str(stays["yes"]), [lines[-1]])
 
 

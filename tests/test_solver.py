@@ -108,7 +108,7 @@ def test_worked_examples():
     assert work("basic_arithmetic", expression="4 + 7 + 1") == ("4 + 7 = 11, 1\n11 + 1 = 12", "12")
     assert work("basic_arithmetic", expression="4 - 7") is None
     assert work("number_filtering", original_numbers=["22", "53"], filter_value="36", operation="remove_larger") == (
-        "< 36 stays\n22 < 36 yes\n53 > 36 no\nno: 53\nyes: 22",
+        "< 36 yes, > 36 no\n22 < 36 yes\n53 > 36 no\nno: 53\nyes: 22",
         "['22']",
     )
     assert work("spell_backward", word="sun") == ("s u n\ns\nu s\nn u s", "nus")
