@@ -212,8 +212,7 @@ def ask_endpoint(
         todo = unanswered(store, questions)
         with Progress("distill", len(questions), "questions", len(questions) - len(todo)) as progress:
             if todo:
-                max_cost = None if config.max_cost is None else config.max_cost / config.num_shards
-                endpoint.ask_all(todo, config.api, config.requests, store, max_cost, progress)
+                endpoint.ask_all(todo, config.api, config.requests, store, own_max_cost(config), progress)
     finally:
         spending = store.ledger.summary()
         run.record["spending"] = spending
@@ -270,15 +269,21 @@ def estimate(config: DistillConfig, writer: str) -> None:
     count_tokens = token_counter(config)
     num_input = sum(count_tokens(f"{config.api.system or ''}{q.text}") for q in todo)
     expected = Usage(num_input, 0, round(mean * len(todo)))
-    worst = sum((endpoint.worst_usage(q, config.api) for q in todo), Usage())
+    worst = sum((endpoint.worst_usage(q, config.api, config.requests) for q in todo), Usage())
     basis = f"the mean of {len(lengths):,} answers" if lengths else "expected_output_tokens"
     say(f"dry run: {len(questions):,} questions, {len(questions) - len(todo):,} decided before: {len(todo):,} requests")
     say(f"dry run: expected {described(expected, config.prices)}; {mean:,.0f} tokens an answer ({basis})")
     say(f"dry run: at most {described(worst, config.prices)}; no request sent twice")
-    if config.max_cost is not None:
-        spent = config.prices.cost(store.ledger.committed)
-        share = f" (this shard: {config.max_cost / config.num_shards:,.2f})" if config.num_shards > 1 else ""
-        say(f"dry run: max_cost {config.max_cost:,.2f}{share}; {spent:,.2f} of it may be spent; it is never exceeded")
+    limit = own_max_cost(config)
+    if limit is not None and todo:
+        left = limit - config.prices.cost(store.ledger.committed)
+        each = config.prices.cost(expected) / len(todo)
+        enough = f"enough for about {min(len(todo), int(max(0.0, left) / each)):,} of them" if each else "all are free"
+        say(f"dry run: {left:,.2f} left of max_cost {limit:,.2f}, {enough}; asking stops before it is exceeded")
+
+
+def own_max_cost(config: DistillConfig) -> float | None:
+    return None if config.max_cost is None else config.max_cost / config.num_shards
 
 
 def known_output_tokens(store: AnswerStore, question: Question) -> int | None:

@@ -43,9 +43,6 @@ class ApiConfig:
     system: str | None = option(None, help="system message; null sends none (s1 sent the bare question)")
     max_tokens: int = option(32768, help="limit of reasoning and answer together")
     max_tokens_field: str = option("max_tokens", help="what the endpoint calls it (OpenAI: max_completion_tokens)")
-    max_billed_tokens: int | None = option(
-        None, help="most output tokens one answer can be charged for, where max_tokens does not bound reasoning"
-    )
     thinking_tags: list[str] = option(["<think>", "</think>"], help="around reasoning that comes inside the text")
     options: dict[str, Any] = option({}, help="passed verbatim in the request: temperature, reasoning_effort, ...")
 
@@ -62,6 +59,10 @@ class RequestConfig:
     first_wait: float = option(1.0, help="seconds before the second attempt; doubled each time, with jitter")
     max_wait: float = option(60.0, help="the longest such wait, in seconds")
     max_retry_after: float = option(600.0, help="a longer Retry-After, in seconds, ends the question as api_error")
+    max_billed_tokens: int | None = option(
+        None,
+        help="most output tokens one answer can be charged for; null: max_tokens, where that bounds reasoning, too",
+    )
     max_failures_in_a_row: int = option(20, help="so many api_error one after the other stop the run")
     stream: bool = option(True, help="stream, to notice cuts and hangs early")
     idempotent: bool = option(False, help="the endpoint charges requests of one Idempotency-Key once")
@@ -109,11 +110,11 @@ def read_api_key(requests: RequestConfig) -> str | None:
     return key
 
 
-def worst_usage(question: Question, api: ApiConfig) -> Usage:
+def worst_usage(question: Question, api: ApiConfig, requests: RequestConfig) -> Usage:
     """The most one request can be charged for. No tokenizer makes more tokens of a text than it has bytes."""
     texts = [question.text, *([api.system] if api.system else [])]
     num_bytes = sum(len(text.encode("utf-8", "surrogatepass")) + EXTRA_INPUT_TOKENS for text in texts)
-    return Usage(num_bytes, 0, api.max_billed_tokens or api.max_tokens)
+    return Usage(num_bytes, 0, requests.max_billed_tokens or api.max_tokens)
 
 
 # What comes back
@@ -198,11 +199,9 @@ def usage_of(raw: Any) -> Usage | None:
         num_cached = int(details.get("cached_tokens") or raw.get("prompt_cache_hit_tokens") or 0)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
-    return (
-        Usage(num_input, min(num_cached, num_input), num_output)
-        if min(num_input, num_cached, num_output) >= 0
-        else None
-    )
+    if min(num_input, num_cached, num_output) < 0:
+        return None
+    return Usage(num_input, min(num_cached, num_input), num_output)
 
 
 def _reported(error: Any) -> RequestFailed:
@@ -296,14 +295,11 @@ class ChatEndpoint:
         body = self.scrub((await response.aread()).decode("utf-8", "replace"))  # before anything is cut
         try:
             said = json.loads(body)["error"]
-            said = said["message"] if isinstance(said, dict) else str(said)
-        except (ValueError, TypeError, KeyError):
+            said = said["message"] if isinstance(said, dict) else said
+        except (ValueError, TypeError, KeyError, RecursionError):
             said = " ".join(body.split())
-        return RequestFailed(
-            f"HTTP {response.status_code}: {said[:MAX_ERROR_CHARS]}",
-            response.status_code,
-            retry_after=seconds_of(response.headers.get("retry-after")),
-        )
+        wait = seconds_of(response.headers.get("retry-after"))
+        return RequestFailed(f"HTTP {response.status_code}: {said}", response.status_code, retry_after=wait)
 
     async def _collect(self, response: Any, reply: Reply) -> None:
         """Raises RequestFailed where the answer stops before its end."""
@@ -345,9 +341,9 @@ class NotAsked(Exception):
 class Asking:
     """Asks many questions of one endpoint: bounded concurrency, bounded retries, every request in the journal first.
 
-    max_cost: no request is sent whose worst case, with all others in flight at theirs, would exceed it. That holds
-        where the endpoint charges at most what `worst_usage` says; `num_over_reserved` of the ledger tells otherwise.
-    stopped: why nothing more is asked, where the endpoint refuses everything.
+    max_cost: no request is sent whose worst case, with all others in flight at theirs, would exceed it. An answer that
+        is charged more than its worst case (the endpoint ignores max_tokens) stops the asking.
+    stopped: why nothing more is asked: that, or the endpoint refuses everything.
     """
 
     def __init__(self, endpoint: ChatEndpoint, store: AnswerStore, max_cost: float | None, told: Callable[[], None]):
@@ -392,7 +388,8 @@ class Asking:
             self._write_failures()
 
     async def _ask_once(self, question: Question, key: str) -> None:
-        await self._start(key, worst_usage(question, self.api))
+        worst = worst_usage(question, self.api, self.requests)
+        await self._start(key, worst)
         try:
             answered = await self.endpoint.ask(question.text, self.store.idempotency_key(key))
         except RequestFailed as failure:
@@ -401,6 +398,7 @@ class Asking:
             raise
         else:
             self.store.record("answered", key, **answered)
+            self._check_charge(Usage(**(answered["usage"] or {})), worst)
         finally:
             async with self._ended:
                 self._ended.notify_all()
@@ -415,6 +413,14 @@ class Asking:
                 await self._ended.wait()
             limits = {"max_input_tokens": worst.input_tokens, "max_output_tokens": worst.output_tokens}
             self.store.record("started", key, **limits)
+
+    def _check_charge(self, usage: Usage, worst: Usage) -> None:
+        if self.max_cost is not None and not usage.is_within(worst):
+            self.stopped = self.stopped or (
+                f"an answer was charged {usage.input_tokens:,} tokens in and {usage.output_tokens:,} out, with at most "
+                f"{worst.input_tokens:,} and {worst.output_tokens:,} expected, so max_cost cannot be held; "
+                "set requests.max_billed_tokens to what one answer may take"
+            )
 
     def _is_worth_another(self, error: BaseException) -> bool:
         if not isinstance(error, RequestFailed) or self.stopped:

@@ -35,6 +35,9 @@ class Usage:
     cached_input_tokens: int = 0
     output_tokens: int = 0
 
+    def is_within(self, worst: "Usage") -> bool:
+        return self.input_tokens <= worst.input_tokens and self.output_tokens <= worst.output_tokens
+
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
             self.input_tokens + other.input_tokens,
@@ -124,10 +127,9 @@ class Ledger:
         return max_cost is None or self.prices.cost(self.committed + worst) <= max_cost
 
     def summary(self) -> dict[str, Any]:
-        counts = {f"num_{name}": self.counts[name] for name in ("requests", "answers", "failed", "lost", "unmetered")}
+        names = ("requests", "answers", "failed", "lost", "unmetered", "over_reserved")
         return {
-            **counts,
-            "num_over_reserved": self.counts["over_reserved"],
+            **{f"num_{name}": self.counts[name] for name in names},
             **asdict(self.paid),
             "cost": self.cost,
             "cost_at_most": self.prices.cost(self.paid + self.uncertain),
@@ -151,8 +153,14 @@ class Ledger:
             self._settled += worst
             return
         self.paid += usage
-        if usage.output_tokens > worst.output_tokens or usage.input_tokens > worst.input_tokens:
-            self.counts["over_reserved"] += 1
+        self.counts["over_reserved"] += not usage.is_within(worst)
+
+
+def is_answer(path: Path, row: Any) -> bool:
+    """Raises UserError where the file holds something else than requests."""
+    if not isinstance(row, dict) or not {"event", "question"} <= row.keys():
+        raise UserError(f"{path} is no journal of requests; move it away")
+    return row["event"] == "answered"
 
 
 class AnswerStore:
@@ -174,7 +182,7 @@ class AnswerStore:
         self._others: dict[str, dict[str, Any]] = {}
         for path in sorted(folder.glob("*.jsonl")):
             if path != own:
-                self._others |= {row["question"]: row for row in Journal.read(path) if row["event"] == "answered"}
+                self._others |= {row["question"]: row for row in Journal.read(path) if is_answer(path, row)}
         self._journal: Journal | None = None
         if write:
             folder.mkdir(parents=True, exist_ok=True)
@@ -182,11 +190,9 @@ class AnswerStore:
             rows, self._journal.rows = self._journal.rows, []  # the dictionaries hold them from now on
         else:
             rows = Journal.read(own) if own.exists() else []
-        for number, row in enumerate(rows, 1):
-            try:
-                self._apply(row)
-            except (KeyError, TypeError):
-                raise UserError(f"{own}, line {number}: not a row of a request journal") from None
+        for row in rows:
+            is_answer(own, row)
+            self._apply(row)
         ledger.lose_in_flight()
 
     def record(self, event: str, question: str, **fields: Any) -> None:

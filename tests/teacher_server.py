@@ -102,6 +102,7 @@ class Handler(BaseHTTPRequestHandler):
         space = SPACES[name]
         thinking, answer, finish = said(word, text)
         num_output = body["max_tokens"] if finish == "length" else len(f"{thinking} {answer}".split())
+        num_output += 1000 * (word == "greedy")  # takes no notice of max_tokens
         usage = {"input": len(text.split()), "cached": len(text.split()) // 2, "output": num_output}
         with space.lock:
             is_honoured = not name.startswith("plain")

