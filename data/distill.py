@@ -337,6 +337,8 @@ def finish(
     reasons = dict(Counter(row["reason"] for row in dropped))
     num_questions = len(traces) + len(dropped)
     say(f"{num_questions:,} questions -> {len(traces):,} traces; dropped: {reasons or 'none'}")
+    for reason, error in {row["reason"]: row["error"] for row in reversed(dropped) if "error" in row}.items():
+        say(f"{reason}, for instance: {' '.join(error.split())}")
     if spending:
         say("spent: " + ", ".join(f"{name} {value}" for name, value in spending.items()))
     run.record.pop("retrying", None)

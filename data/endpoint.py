@@ -240,7 +240,10 @@ class ChatEndpoint:
         # without a stream nothing comes before all has been written
         silence = requests.idle_timeout if requests.stream else requests.timeout
         self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            headers={
+                "Content-Type": "application/json",
+                **({"Authorization": f"Bearer {api_key}"} if api_key else {}),
+            },
             timeout=httpx.Timeout(silence, connect=min(30.0, silence), pool=None),
             limits=httpx.Limits(max_connections=requests.max_concurrency),
         )

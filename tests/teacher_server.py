@@ -87,7 +87,9 @@ class Handler(BaseHTTPRequestHandler):
             space.keys.add(self.headers.get("Authorization", ""))
             is_first = space.calls[text] == 1
         word = text.split(":")[0] if ":" in text and not space.is_healed else ""
-        if word == "429" and is_first:
+        if self.headers["Content-Type"] != "application/json":  # vLLM insists on it
+            self._send(400, {"error": {"message": "unsupported media type"}})
+        elif word == "429" and is_first:
             self._send(429, {"error": {"message": "slow down"}}, {"Retry-After": str(RETRY_AFTER)})
         elif word == "500" and is_first or word == "down":
             self._send(500, {"error": {"message": "out of order"}})

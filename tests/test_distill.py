@@ -119,7 +119,7 @@ def test_whatever_the_teacher_does_each_question_ends_once_and_the_bill_agrees(s
 
     rows = {row["question"]["text"].split(":")[0]: row for row in read_jsonl(path / "dropped.jsonl")}
     assert (rows["down"]["status"], rows["400"]["status"]) == (500, 400) and "out of order" in rows["down"]["error"]
-    assert "[key]" in rows["400"]["error"], "the server had repeated the key"
+    assert rows["400"]["error"] == "HTTP 400: cannot serve Bearer [key]", "the server had repeated the key"
     traces = {row["question"]["text"].split(":")[0]: row for row in read_jsonl(path / "traces.jsonl")}
     for word in ("good", "tags", "vllm", "cut"):
         assert traces[word]["thinking"] == "Add 0 and 4.\u2028That is 4." and traces[word]["attempt"] == "Answer: 4"
@@ -656,7 +656,8 @@ def counted_by_vllm(url: str) -> tuple[int, int]:
 @pytest.mark.slow
 def test_a_real_vllm_server_is_a_teacher(vllm_url):
     """SmolLM2 thinks between tags because a grammar makes it; what it says is its own."""
-    form = r"<think>\n[A-Za-z0-9 +=.,]{10,60}\n</think>\n\nAnswer: [0-9]{1,3}"
+    thinking = r"[A-Za-z0-9][A-Za-z0-9 +=]{10,50}[a-z0-9.]"
+    form = rf"<think>\n{thinking}\n</think>\n\nAnswer: [0-9]{{1,3}}"
     api = ApiConfig(base_url=f"{vllm_url}/v1", model="smollm2", max_tokens=100,
                     options={"temperature": 0.0, "structured_outputs": {"regex": form}})  # fmt: skip
     write_jsonl("questions.jsonl", [ask("good", number) for number in range(6)])
@@ -666,12 +667,16 @@ def test_a_real_vllm_server_is_a_teacher(vllm_url):
     path = main(config)
     traces = list(read_jsonl(path / "traces.jsonl"))
     assert len(traces) == 6 and list(read_jsonl(path / "dropped.jsonl")) == []
-    assert all(10 <= len(t["thinking"]) + 2 <= 62 and re.fullmatch(r"Answer: \d+", t["attempt"]) for t in traces)
+    assert all(re.fullmatch(thinking, t["thinking"]) and re.fullmatch(r"Answer: \d+", t["attempt"]) for t in traces)
 
     write_jsonl("more.jsonl", [ask("good", number) for number in range(6, 9)])
     short = main(replace(config, questions="more.jsonl", api=replace(api, max_tokens=6)))
     assert set(outcomes(short).values()) == {"truncated"}
     totals = [spending(path), spending(short)]
-    paid = tuple(sum(spent[f"{kind}_tokens"] for spent in totals) for kind in ("input", "output"))
-    assert paid == tuple(now - then for now, then in zip(counted_by_vllm(vllm_url), before, strict=True))
     assert totals[1]["output_tokens"] == 3 * 6 and totals[0]["num_failed"] == 0
+    paid = tuple(sum(spent[f"{kind}_tokens"] for spent in totals) for kind in ("input", "output"))
+    total = tuple(then + now for then, now in zip(before, paid, strict=True))
+    deadline = time.monotonic() + 10
+    while counted_by_vllm(vllm_url) != total and time.monotonic() < deadline:  # it counts after it has answered
+        time.sleep(0.1)
+    assert counted_by_vllm(vllm_url) == total
