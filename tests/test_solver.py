@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from core.types import Question
-from data.distill import DistillConfig, drop_reason, worked_solution
+from core.types import Question, Trace
+from data.distill import DistillConfig, drop_reason, solver_answer, trace_of
 from data.solver import LEGS_OF, SOLVERS, solve
 from data.sources import SOURCES
 from eval.grading import grade
@@ -14,6 +14,10 @@ CONFIG = DistillConfig(name="test", questions="-", model="-", check_share=0.5)
 
 def count_words(text: str) -> int:
     return len(text.split())
+
+
+def worked_solution(question: Question) -> Trace | None:
+    return trace_of(question, solver_answer(question, CONFIG), CONFIG, count_words)
 
 
 def some(source_id: str, size: int = 40) -> list[Question]:
@@ -27,7 +31,7 @@ def ask(family: str, text: str, answer: str, **metadata) -> Question:
 
 @pytest.mark.parametrize("source_id", SOLVERS)
 def test_every_solution_agrees_with_the_reference(source_id):
-    traces = [worked_solution(q, CONFIG, count_words) for q in some(source_id)]
+    traces = [worked_solution(q) for q in some(source_id)]
     solved = [t for t in traces if t]
     assert len(solved) >= 0.8 * len(traces)
     assert [drop_reason(t, 256) for t in solved] == [None] * len(solved)
@@ -85,14 +89,14 @@ def test_the_share_of_checks_is_drawn_per_question():
 
 def test_a_wrong_unsolvable_or_long_trace_is_dropped_with_its_reason():
     question = ask("chain_sum", "4 - 1 - 7 =", "-4", expression="4 - 1 - 7")
-    trace = worked_solution(question, CONFIG, count_words)
+    trace = worked_solution(question)
     assert trace.attempt == "Final Answer: -4" and drop_reason(trace, 256) is None
     assert drop_reason(trace, 1) == "too_long"
     assert drop_reason(replace(trace, question=replace(question, answer="4")), 256) == "wrong_answer"
     assert drop_reason(replace(trace, question=replace(question, answer=None)), 256) == "wrong_answer"
     unknown = ask("leg_counting", "2 griffins", "8", animals={"griffin": 2})
-    assert drop_reason(worked_solution(unknown, CONFIG, count_words), 256) == "no_solution"
-    assert worked_solution(replace(question, source="elsewhere"), CONFIG, count_words) is None
+    assert solver_answer(unknown, CONFIG).drop == "no_solution" and worked_solution(unknown) is None
+    assert worked_solution(replace(question, source="elsewhere")) is None
 
 
 def test_worked_examples():

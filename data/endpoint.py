@@ -1,0 +1,488 @@
+"""Asking an OpenAI-compatible chat endpoint many questions, each answer paid once.
+
+Reasoning comes in a field of its own (`reasoning_content` of DeepSeek, `reasoning` of vLLM and OpenRouter) or between
+tags in the text. Requests and replies go into the journal of data/ledger.py first; data/teachers.py reads them there.
+"""
+
+import asyncio
+import email.utils
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from core.config import UserError, option
+from core.log import Progress
+from core.runs import OUTPUTS
+from core.types import Question, question_id
+from data.ledger import AnswerStore, Ledger, Usage
+
+# The request could not be what we meant: every other one would fail as well
+FATAL_STATUSES = frozenset({301, 302, 303, 307, 308, 401, 402, 403, 404, 405})
+RETRIED_STATUSES = frozenset({408, 409, 425, 429})  # and all from 500 on
+# Beside the text itself: roles, delimiters, what an endpoint puts around a question
+EXTRA_INPUT_TOKENS = 64
+SHORTEST_SECRET = 8  # a shorter key is a placeholder ("EMPTY"), and may be a word of an answer
+# The server broke off, in its own words (DeepSeek, OpenRouter, vLLM)
+BROKEN_OFF = frozenset({"insufficient_system_resource", "error", "abort"})
+MAX_ERROR_CHARS = 300
+
+
+@dataclass
+class ApiConfig:
+    """What is asked. base_url, model, system and options name the teacher, and with it its store of paid answers."""
+
+    base_url: str | None = option(None, help="up to, and without, /chat/completions")
+    model: str | None = option(None, help="name of the teacher at the endpoint")
+    system: str | None = option(None, help="system message; null sends none (s1 sent the bare question)")
+    max_tokens: int = option(32768, help="limit of reasoning and answer together")
+    max_tokens_field: str = option("max_tokens", help="what the endpoint calls it (OpenAI: max_completion_tokens)")
+    thinking_tags: list[str] = option(["<think>", "</think>"], help="around reasoning that comes inside the text")
+    options: dict[str, Any] = option({}, help="passed verbatim in the request: temperature, reasoning_effort, ...")
+
+
+@dataclass
+class RequestConfig:
+    """How it is asked. No result depends on it, so a run resumes under other values."""
+
+    api_key_env: str | None = option(None, help="environment variable that holds the key; null sends none")
+    max_concurrency: int = option(16, help="requests in flight at a time")
+    max_attempts: int = option(6, help="requests per question until it is dropped as api_error")
+    timeout: float = option(3600.0, help="seconds for one request")
+    idle_timeout: float = option(300.0, help="seconds without a byte after which a stream counts as hanging")
+    first_wait: float = option(1.0, help="seconds before the second attempt; doubled each time, with jitter")
+    max_wait: float = option(60.0, help="the longest such wait, in seconds")
+    max_retry_after: float = option(600.0, help="a longer Retry-After, in seconds, ends the question as api_error")
+    max_billed_tokens: int | None = option(
+        None,
+        help="most output tokens one answer can be charged for; null: max_tokens, where that bounds reasoning, too",
+    )
+    max_failures_in_a_row: int = option(20, help="so many api_error one after the other stop the run")
+    stream: bool = option(True, help="stream, to notice cuts and hangs early")
+    idempotent: bool = option(False, help="the endpoint charges requests of one Idempotency-Key once")
+
+
+def teacher_folder(api: ApiConfig) -> Path:
+    """Where its paid answers lie. The limits are not in the name: an answer stays good when they change."""
+    what = {"base_url": api.base_url.rstrip("/"), "model": api.model, "system": api.system, "options": api.options}
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", api.model)[-40:]
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    return OUTPUTS / "answers" / f"{name}-{digest}"
+
+
+def check_api(api: ApiConfig, requests: RequestConfig) -> None:
+    """Raises UserError for settings that cannot work, and for a key where one would be written down."""
+    if not api.base_url or not api.model:
+        raise UserError("teacher=openai needs api.base_url=... and api.model=...")
+    url = urlsplit(api.base_url)
+    if url.username or url.password or url.query:
+        raise UserError("api.base_url holds credentials or a query; name the key's variable in requests.api_key_env")
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise UserError("api.base_url is no http(s) address")
+    if len(api.thinking_tags) != 2 or not all(api.thinking_tags):
+        raise UserError("api.thinking_tags takes two texts: what opens reasoning and what closes it")
+    if requests.api_key_env is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", requests.api_key_env):
+        # not shown: it may be the key
+        raise UserError("requests.api_key_env takes the name of an environment variable, in capitals, not the key")
+    own = sorted(
+        {api.max_tokens_field, "max_tokens", "max_completion_tokens", "messages", "model", "n"} & set(api.options)
+    )
+    if own:
+        raise UserError(f"api.options: {own[0]!r} is not passed on; api.max_tokens and its neighbours say that")
+    if min(requests.max_concurrency, requests.max_attempts, api.max_tokens, requests.max_failures_in_a_row) < 1:
+        raise UserError("max_concurrency, max_attempts, max_failures_in_a_row and max_tokens must be at least 1")
+
+
+def read_api_key(requests: RequestConfig) -> str | None:
+    if requests.api_key_env is None:
+        return None
+    key = os.environ.get(requests.api_key_env, "").strip()
+    if not key:
+        raise UserError(f"environment variable {requests.api_key_env} (requests.api_key_env) is not set")
+    if not re.fullmatch(r"[!-~]+", key):
+        raise UserError(f"environment variable {requests.api_key_env} holds characters that no key has")
+    return key
+
+
+def worst_usage(question: Question, api: ApiConfig, requests: RequestConfig) -> Usage:
+    """The most one request can be charged for. No tokenizer makes more tokens of a text than it has bytes."""
+    texts = [question.text, *([api.system] if api.system else [])]
+    num_bytes = sum(len(text.encode("utf-8", "surrogatepass")) + EXTRA_INPUT_TOKENS for text in texts)
+    return Usage(num_bytes, 0, requests.max_billed_tokens or api.max_tokens)
+
+
+# What comes back
+
+
+class RequestFailed(Exception):
+    """One request ended without an answer. maybe_paid: it was lost, and the endpoint may have charged for it."""
+
+    def __init__(
+        self, error: str, status: int | None = None, maybe_paid: bool = False, retry_after: float | None = None
+    ):
+        super().__init__()
+        self.error, self.status, self.maybe_paid, self.retry_after = error, status, maybe_paid, retry_after
+
+    @property
+    def is_fatal(self) -> bool:
+        return self.status in FATAL_STATUSES
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same request may do better: lost contact, too many requests, an error of the server."""
+        return self.status is None or self.status in RETRIED_STATUSES or self.status >= 500
+
+
+class Reply:
+    """A chat completion, collected from the chunks of a stream or from one whole body."""
+
+    def __init__(self):
+        self.texts: dict[str, list[str]] = {"reasoning": [], "content": [], "refusal": []}
+        self.finish_reason: str | None = None
+        self.model: str | None = None
+        self.usage: Usage | None = None
+        self.malformed: str | None = None
+        self.is_done = False  # the stream said so
+
+    def add(self, data: str) -> None:
+        """One chunk, or the body. Raises RequestFailed where it is the report of an error."""
+        try:
+            chunk = json.loads(data)
+            if chunk.get("error"):
+                raise _reported(chunk["error"])
+            # read first: of a chunk that is otherwise malformed the account still holds
+            self.usage = usage_of(chunk.get("usage")) or self.usage
+            self._take(chunk)
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            self.malformed = self.malformed or f"{type(error).__name__} in {data[:MAX_ERROR_CHARS]!r}"
+
+    def row(self, cleaned: Callable[[str], str]) -> dict[str, Any]:
+        """The fields of an `answered` row."""
+        return {
+            **{name: cleaned("".join(parts)) for name, parts in self.texts.items()},
+            "finish_reason": self.finish_reason and cleaned(self.finish_reason),
+            "model": self.model and cleaned(self.model),
+            "usage": self.usage and asdict(self.usage),
+            "malformed": self.malformed and cleaned(self.malformed),
+        }
+
+    def _take(self, chunk: dict[str, Any]) -> None:
+        self.model = self.model or _text(chunk.get("model")) or None
+        for choice in (chunk.get("choices") or [])[:1]:
+            said = choice.get("delta") or choice.get("message") or {}
+            # some servers send the same text under both names
+            self.texts["reasoning"].append(_text(said.get("reasoning_content") or said.get("reasoning")))
+            self.texts["content"].append(_text(said.get("content")))
+            self.texts["refusal"].append(_text(said.get("refusal")))
+            self.finish_reason = _text(choice.get("finish_reason")) or self.finish_reason
+
+
+def _text(value: Any) -> str:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where text belongs")
+    return value or ""
+
+
+def usage_of(raw: Any) -> Usage | None:
+    """What an endpoint reports as used; None where that cannot be read."""
+    try:
+        num_input = int(raw["prompt_tokens"])
+        # some count reasoning in the total alone
+        num_output = max(int(raw.get("completion_tokens") or 0), int(raw.get("total_tokens") or 0) - num_input)
+        details = raw.get("prompt_tokens_details") or {}
+        num_cached = int(details.get("cached_tokens") or raw.get("prompt_cache_hit_tokens") or 0)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return None
+    if min(num_input, num_cached, num_output) < 0:
+        return None
+    return Usage(num_input, min(num_cached, num_input), num_output)
+
+
+def _reported(error: Any) -> RequestFailed:
+    """The failure that a server reports inside a body with status 200."""
+    said = error.get("message") if isinstance(error, dict) else error
+    code = error.get("code") if isinstance(error, dict) else None
+    return RequestFailed(str(said or error), code if type(code) is int else None, maybe_paid=True)
+
+
+def seconds_of(retry_after: str | None) -> float | None:
+    """Retry-After: seconds, or a date."""
+    if retry_after is None:
+        return None
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        then = email.utils.parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(0.0, (then.replace(tzinfo=then.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+# Asking
+
+
+class ChatEndpoint:
+    """One OpenAI-compatible endpoint. `ask` is one request; it writes nothing and tries nothing twice."""
+
+    def __init__(self, api: ApiConfig, requests: RequestConfig, api_key: str | None):
+        import httpx
+
+        self.api, self.requests, self._api_key = api, requests, api_key
+        self._url = api.base_url.rstrip("/") + "/chat/completions"
+        # without a stream nothing comes before all has been written
+        silence = requests.idle_timeout if requests.stream else requests.timeout
+        self._client = httpx.AsyncClient(
+            headers={
+                "Content-Type": "application/json",
+                **({"Authorization": f"Bearer {api_key}"} if api_key else {}),
+            },
+            timeout=httpx.Timeout(silence, connect=min(30.0, silence), pool=None),
+            limits=httpx.Limits(max_connections=requests.max_concurrency),
+        )
+
+    async def __aenter__(self) -> "ChatEndpoint":
+        return self
+
+    async def __aexit__(self, *exception) -> None:
+        await self._client.aclose()
+
+    async def ask(self, text: str, idempotency_key: str) -> dict[str, Any]:
+        """The fields of an `answered` row. Neither they nor the words of RequestFailed ever hold the key."""
+        import httpx
+
+        reply = Reply()
+        try:
+            async with (
+                asyncio.timeout(self.requests.timeout),
+                self._client.stream(
+                    "POST", self._url, content=self._body(text), headers={"Idempotency-Key": idempotency_key}
+                ) as response,
+            ):
+                if response.status_code != 200:
+                    raise await self._refused(response)
+                await self._collect(response, reply)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise RequestFailed(self.scrub(f"no connection: {error}")) from None
+        except (httpx.HTTPError, TimeoutError) as error:
+            if reply.finish_reason is None:  # else all is there but the account
+                raise RequestFailed(self.scrub(f"{type(error).__name__}: {error}"), maybe_paid=True) from None
+        except RequestFailed as failure:
+            failure.error = self.scrub(failure.error)[:MAX_ERROR_CHARS]
+            raise
+        return reply.row(self.scrub)
+
+    def scrub(self, text: str) -> str:
+        """Without the key, and as text that can be written: pairs of half characters joined, lone ones replaced."""
+        if self._api_key and len(self._api_key) >= SHORTEST_SECRET:
+            text = text.replace(self._api_key, "[key]")
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+    def _body(self, text: str) -> bytes:
+        messages = [{"role": "user", "content": text}]
+        if self.api.system is not None:
+            messages.insert(0, {"role": "system", "content": self.api.system})
+        body = {"model": self.api.model, "messages": messages, self.api.max_tokens_field: self.api.max_tokens}
+        if self.requests.stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        return json.dumps(body | self.api.options).encode()
+
+    async def _refused(self, response: Any) -> RequestFailed:
+        body = self.scrub((await response.aread()).decode("utf-8", "replace"))  # before anything is cut
+        try:
+            said = json.loads(body)["error"]
+            said = said["message"] if isinstance(said, dict) else said
+        except (ValueError, TypeError, KeyError, RecursionError):
+            said = " ".join(body.split())
+        wait = seconds_of(response.headers.get("retry-after"))
+        return RequestFailed(f"HTTP {response.status_code}: {said}", response.status_code, retry_after=wait)
+
+    async def _collect(self, response: Any, reply: Reply) -> None:
+        """Raises RequestFailed where the answer stops before its end."""
+        is_stream = "text/event-stream" in response.headers.get("content-type", "")
+        if is_stream:
+            await self._read_stream(response, reply)
+        else:
+            reply.add(self.scrub((await response.aread()).decode("utf-8", "replace")))
+        if reply.finish_reason in BROKEN_OFF or (is_stream and not reply.finish_reason and not reply.malformed):
+            reply.finish_reason, reason = None, reply.finish_reason
+            raise RequestFailed(f"the answer broke off ({reason or 'the stream ended'})", maybe_paid=True)
+        if not reply.finish_reason:
+            reply.malformed = reply.malformed or "no finish_reason"
+
+    async def _read_stream(self, response: Any, reply: Reply) -> None:
+        rest = b""
+        async for data in response.aiter_bytes():
+            *lines, rest = (rest + data).split(b"\n")  # not at U+2028 and the like, which JSON may hold
+            for line in lines:
+                self._read_line(line, reply)
+            if reply.is_done:
+                return
+        self._read_line(rest, reply)
+
+    def _read_line(self, line: bytes, reply: Reply) -> None:
+        if not line.startswith(b"data:"):
+            return  # comments keep the connection alive
+        data = line[5:].strip()
+        if data == b"[DONE]":
+            reply.is_done = True
+        elif not reply.is_done:
+            reply.add(self.scrub(data.decode("utf-8", "replace")))
+
+
+class NotAsked(Exception):
+    """The request was not sent: it could take the cost above max_cost, or the run is stopping."""
+
+
+class Asking:
+    """Asks many questions of one endpoint: bounded concurrency, bounded retries, every request in the journal first.
+
+    max_cost: no request is sent whose worst case, with all others in flight at theirs, would exceed it. An answer that
+        is charged more than its worst case (the endpoint ignores max_tokens) stops the asking.
+    stopped: why nothing more is asked: that, or the endpoint refuses everything.
+    """
+
+    def __init__(self, endpoint: ChatEndpoint, store: AnswerStore, max_cost: float | None, told: Callable[[], None]):
+        self.endpoint, self.store, self.max_cost, self.told = endpoint, store, max_cost, told
+        self.api, self.requests = endpoint.api, endpoint.requests
+        self.stopped: str | None = None
+        self._failures_in_a_row: list[tuple[str, RequestFailed]] = []
+        self._ended = asyncio.Condition()  # notified when a request has ended
+
+    async def all(self, questions: Iterable[Question]) -> None:
+        """told() is called after each question. Raises UserError where `stopped`, when what was in flight has ended."""
+        waiting = iter(questions)
+        await asyncio.gather(*(self._work(waiting) for _ in range(self.requests.max_concurrency)))
+        if self.stopped:
+            raise UserError(f"{self.stopped}; paid answers are kept, the same command resumes")
+        self._write_failures()
+
+    async def _work(self, waiting: Iterator[Question]) -> None:
+        while not self.stopped and (question := next(waiting, None)) is not None:
+            await self._ask(question)
+            self.told()
+
+    async def _ask(self, question: Question) -> None:
+        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
+
+        key = question_id(question.text)
+        attempts = AsyncRetrying(
+            stop=stop_after_attempt(self.requests.max_attempts),
+            wait=waiting_time(self.requests),
+            retry=retry_if_exception(self._is_worth_another),
+            reraise=True,
+        )
+        try:
+            async for attempt in attempts:
+                with attempt:
+                    await self._ask_once(question, key)
+        except NotAsked:
+            pass  # no row: the question is as open as before
+        except RequestFailed as failure:
+            self._give_up(key, failure)
+        else:
+            self._write_failures()
+
+    async def _ask_once(self, question: Question, key: str) -> None:
+        worst = worst_usage(question, self.api, self.requests)
+        await self._start(key, worst)
+        try:
+            answered = await self.endpoint.ask(question.text, self.store.idempotency_key(key))
+        except RequestFailed as failure:
+            failed = {"status": failure.status, "error": failure.error, "maybe_paid": failure.maybe_paid}
+            self.store.record("failed", key, **failed)
+            raise
+        else:
+            self.store.record("answered", key, **answered)
+            self._check_charge(Usage(**(answered["usage"] or {})), worst)
+        finally:
+            async with self._ended:
+                self._ended.notify_all()
+
+    async def _start(self, key: str, worst: Usage) -> None:
+        """Writes the request down as soon as its worst case fits. Raises NotAsked if it never will."""
+        ledger = self.store.ledger
+        async with self._ended:
+            while self.stopped or not ledger.fits(worst, self.max_cost):
+                if self.stopped or not ledger.num_in_flight:
+                    raise NotAsked
+                await self._ended.wait()
+            limits = {"max_input_tokens": worst.input_tokens, "max_output_tokens": worst.output_tokens}
+            self.store.record("started", key, **limits)
+
+    def _check_charge(self, usage: Usage, worst: Usage) -> None:
+        if self.max_cost is not None and not usage.is_within(worst):
+            self.stopped = self.stopped or (
+                f"an answer was charged {usage.input_tokens:,} tokens in and {usage.output_tokens:,} out, with at most "
+                f"{worst.input_tokens:,} and {worst.output_tokens:,} expected, so max_cost cannot be held; "
+                "set requests.max_billed_tokens to what one answer may take"
+            )
+
+    def _is_worth_another(self, error: BaseException) -> bool:
+        if not isinstance(error, RequestFailed) or self.stopped:
+            return False
+        return error.is_passing and (error.retry_after or 0) <= self.requests.max_retry_after
+
+    def _give_up(self, key: str, failure: RequestFailed) -> None:
+        """Failures become outcomes when something else has succeeded; else it was the endpoint, not the question."""
+        self._failures_in_a_row.append((key, failure))
+        if failure.is_fatal:
+            self.stopped = self.stopped or f"the endpoint refuses requests: {failure.error}"
+        elif len(self._failures_in_a_row) >= self.requests.max_failures_in_a_row:
+            self.stopped = self.stopped or (
+                f"{len(self._failures_in_a_row)} questions in a row failed, the last one with: {failure.error}; "
+                "raise requests.max_failures_in_a_row if it is the questions' fault"
+            )
+
+    def _write_failures(self) -> None:
+        while self._failures_in_a_row and not self.stopped:
+            key, failure = self._failures_in_a_row.pop(0)
+            self.store.record("gave_up", key, status=failure.status, error=failure.error)
+
+
+def waiting_time(requests: RequestConfig) -> Callable[[Any], float]:
+    """Exponential backoff with jitter, and never less than the server asks for."""
+    from tenacity import wait_exponential_jitter
+
+    backoff = wait_exponential_jitter(multiplier=requests.first_wait, max=requests.max_wait, jitter=requests.first_wait)
+    return lambda state: max(backoff(state), getattr(state.outcome.exception(), "retry_after", None) or 0.0)
+
+
+def ask_all(
+    questions: Sequence[Question],
+    api: ApiConfig,
+    requests: RequestConfig,
+    store: AnswerStore,
+    max_cost: float | None,
+    progress: Progress,
+) -> None:
+    """Asks the questions until each has its row in the store, or max_cost leaves no room for another request."""
+    api_key = read_api_key(requests)
+    todo = {question_id(q.text): q for q in questions}  # one text is asked once
+    num_asked = 0
+
+    def told() -> None:
+        nonlocal num_asked
+        num_asked += 1
+        progress.update(progress.done_before + num_asked, progress_note(store.ledger, max_cost))
+
+    async def work() -> None:
+        async with ChatEndpoint(api, requests, api_key) as endpoint:
+            await Asking(endpoint, store, max_cost, told).all(todo.values())
+
+    asyncio.run(work())
+
+
+def progress_note(ledger: Ledger, max_cost: float | None) -> str:
+    note = f"{ledger.paid.output_tokens:,} tokens out, {ledger.counts['failed']:,} failed requests"
+    if ledger.cost is None:
+        return note
+    limit = "" if max_cost is None else f" of {max_cost:,.2f}"
+    return f"{note} | cost {ledger.cost:,.2f}{limit}, at most {ledger.prices.cost(ledger.committed):,.2f} so far"
