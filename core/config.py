@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +20,12 @@ class UserError(Exception):
     """Something the user can mend. Shown as one line, exit status 2; the text names the file, row or key."""
 
 
-def option(default: Any = dataclasses.MISSING, help: str = "", **kwargs) -> Any:
-    """A config field with its help text. Without a default the key is required; a list or dict is copied."""
+def option(default: Any = dataclasses.MISSING, help: str = "", affects_result: bool = True, **kwargs) -> Any:
+    """A config field with its help text. Without a default the key is required; a list or dict is copied.
+
+    affects_result: False for what only says how fast or for how much money the work may be done: it does not name the
+        run folder (core/runs.py), so an interrupted run goes on under another value.
+    """
     if default is dataclasses.MISSING:
         default = "???"  # OmegaConf's mark of a mandatory value
     if isinstance(default, (list, dict)):
@@ -30,7 +34,7 @@ def option(default: Any = dataclasses.MISSING, help: str = "", **kwargs) -> Any:
         kwargs["default_factory"] = default
     else:
         kwargs["default"] = default
-    return dataclasses.field(metadata={"help": help}, **kwargs)
+    return dataclasses.field(metadata={"help": help, "affects_result": affects_result}, **kwargs)
 
 
 def load(schema: type[T], args: list[str]) -> T:
@@ -60,12 +64,29 @@ def load(schema: type[T], args: list[str]) -> T:
             config = _merge(schema, config, layer, where=file)
         for pair in pairs:
             config = _merge(schema, config, OmegaConf.from_dotlist([pair]), where=f"argument {pair!r}")
-        missing = sorted(OmegaConf.missing_keys(config))
-        if missing:
-            raise UserError(f"required: {', '.join(f'{key}=...' for key in missing)} (see --help)")
-        return OmegaConf.to_object(config)
+        return _to_object(config)
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from None
+
+
+def build(schema: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Builds `schema` from plain values, as strictly as `load`; `where` says in messages what they are."""
+    from omegaconf import OmegaConf
+
+    config = _merge(schema, OmegaConf.structured(schema), OmegaConf.create(dict(values)), where)
+    try:
+        return _to_object(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _to_object(config) -> Any:
+    from omegaconf import OmegaConf
+
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"required: {', '.join(f'{key}=...' for key in missing)} (see --help)")
+    return OmegaConf.to_object(config)
 
 
 def _merge(schema: type, config, layer, where: str):

@@ -162,9 +162,19 @@ def open_run(package: str, config: Any, inputs: Mapping[str, str | Path | None] 
 
 
 def run_path(package: str, config: Any) -> Path:
-    """outputs/<package>/<name>-<first 8 hex digits of the config's SHA-256>."""
-    text = json.dumps(dataclasses.asdict(config), sort_keys=True, default=str)
+    """outputs/<package>/<name>-<first 8 hex digits of the SHA-256 of what decides the result in the config>."""
+    text = json.dumps(_what_decides(config), sort_keys=True, default=str)
     return OUTPUTS / package / f"{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _what_decides(value: Any) -> Any:
+    """A config as plain data, without the fields that do not affect the result (core.config.option)."""
+    if dataclasses.is_dataclass(value):
+        fields = (f for f in dataclasses.fields(value) if f.metadata.get("affects_result", True))
+        return {f.name: _what_decides(getattr(value, f.name)) for f in fields}
+    if isinstance(value, dict):
+        return {key: _what_decides(item) for key, item in value.items()}
+    return [_what_decides(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def finished(path: str | Path) -> Path:
