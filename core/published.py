@@ -113,5 +113,7 @@ def is_published(row: Mapping[str, Any]) -> bool:
 
 def _text(row: Mapping[str, Any], name: str) -> str:
     if not isinstance(row.get(name), str):
-        raise UserError(f"a row of the table has no text in column {name!r} (question: {str(row.get('question'))[:60]!r})")
+        raise UserError(
+            f"a row of the table has no text in column {name!r} (question: {str(row.get('question'))[:60]!r})"
+        )
     return row[name]

@@ -1,4 +1,4 @@
-"""The data card: what a selection is made of, how it was made, and how to make it again. From what the run knows alone."""
+"""The data card: what a selection is made of, how it was made and how to make it again, from what the run knows."""
 
 import shlex
 from collections import Counter
@@ -71,7 +71,8 @@ def _front_matter(name: str, num_rows: int, is_pair: bool) -> str:
     configs += ["- config_name: two_teachers\n  data_files: s1k-1.1.parquet"] * is_pair
     upper = next((label for size, label in _SIZES if num_rows < size), "n>1M")
     lines = ["---", f"pretty_name: {name}", "license: other", "language: [en]", "task_categories: [text-generation]",
-             "tags: [reasoning, test-time-scaling]", f"size_categories: [{upper}]", "configs:", *configs, "---"]  # fmt: skip
+             "tags: [reasoning, test-time-scaling]", f"size_categories: [{upper}]",
+             "configs:", *configs, "---"]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -100,8 +101,13 @@ def _summary(traces: Sequence[Trace], known: Known) -> str:
         lines.append("The domains are those of the sources; no question was classified by subject.")
     if not config.contamination:
         lines.append("**Not decontaminated in this run**: evaluation questions may be among the rows.")
+    if known.unreachable_sets:
+        missing = ", ".join(f"`{path}`" for path in known.unreachable_sets)
+        lines.append(f"**Not checked for contamination by** {missing}: these could not be read.")
     if config.diversity_method == "benchmark" and config.selection == "diversity":
-        lines.append("From 700 questions on, domains were drawn as GPQA and AIME have them: this is tuned to these two.")
+        lines.append(
+            "From 700 questions on, domains were drawn as GPQA and AIME have them: this is tuned to these two."
+        )
     if not config.correct_only:
         lines.append("Traces were kept whether their answer is right or wrong.")
     return "\n\n".join(lines)
@@ -161,8 +167,8 @@ def _teachers(traces: Sequence[Trace], known: Known) -> str:
         have = [known.second_traces[t.question.id] for t in traces if t.question.id in known.second_traces]
         second = ", ".join(sorted({t.teacher for t in have})) or "nobody"
         lines.append(
-            f"`s1k-1.1` has s1K-1.1's column names: the columns `gemini_...` hold the traces above, `deepseek_...` those "
-            f"of {second} ({len(have):,} of {len(traces):,}), whoever the names suggest. Grades are by rules, not a model."
+            "`s1k-1.1` has s1K-1.1's column names, whoever they suggest: `gemini_...` holds the traces above, "
+            f"`deepseek_...` those of {second} ({len(have):,} of {len(traces):,}). Rules graded them, not a model."
         )
     if known.attempts:
         rows = []

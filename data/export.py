@@ -1,7 +1,7 @@
 """Writes what data.filter selected in the published table schemas, and publishes a finished run where asked to.
 
-    s1k.parquet, s1k.jsonl             the schema of s1K: one teacher
-    s1k-1.1.parquet, s1k-1.1.jsonl     the schema of s1K-1.1: two teachers, each graded
+s1k.parquet, s1k.jsonl             the schema of s1K: one teacher
+s1k-1.1.parquet, s1k-1.1.jsonl     the schema of s1K-1.1: two teachers, each graded
 """
 
 import json
@@ -25,7 +25,9 @@ def write_tables(folder: Path, traces: Sequence[Trace], second: Mapping[str, Tra
         for trace in traces:
             pair = (trace, second.get(trace.question.id))
             # the question of the first: its reference is the one the row shows
-            grades = {t: given and grade(given.attempt, trace.question) for t, given in zip(TEACHERS, pair, strict=True)}
+            grades = {
+                t: given and grade(given.attempt, trace.question) for t, given in zip(TEACHERS, pair, strict=True)
+            }
             rows.append(s1k_1_1_row(*pair, grades))
         _write(folder / "s1k-1.1", rows, S1K_1_1_COLUMNS)
 

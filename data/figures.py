@@ -9,7 +9,7 @@ from typing import Any
 from core.types import Trace
 
 KEPT, DROPPED, INK = "#0072B2", "#D9D9D9", "#333333"  # blue of Okabe and Ito's colour-blind-safe palette, greys
-MAX_REASONS = 4  # named in the funnel, the most frequent ones
+MAX_REASONS = 3  # named in the funnel, the most frequent ones
 ROWS_PER_COLUMN = 32
 
 
@@ -76,7 +76,9 @@ def domains_figure(traces: Sequence[Trace]):
         axes.barh([shortened(name) for name in column], [counts[name] for name in column], color=KEPT, height=0.7)
         for row, name in enumerate(column):
             note = f"{counts[name]:,}  ({mean(lengths[name]):,.0f})"
-            axes.annotate(note, (counts[name], row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5)
+            axes.annotate(
+                note, (counts[name], row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5
+            )
         axes.set_ylim(per_column - 0.4, -0.6)
         axes.set_xlim(0, counts[names[0]] * 1.35)
         axes.set_xticks([])
@@ -88,6 +90,6 @@ def domains_figure(traces: Sequence[Trace]):
 
 
 def shortened(name: str, most: int = 42) -> str:
-    """MSC titles run to 80 characters."""
-    name = name.replace("$", r"\$")  # no math in a label
+    """MSC titles run to 80 characters, and one has math in it."""
+    name = name.replace("$", "")
     return name if len(name) <= most else name[: most - 3].rstrip(" ,") + "..."

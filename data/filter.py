@@ -9,7 +9,8 @@ s1k.jsonl (the same in the published schema; s1k-1.1.* with second_traces), funn
 reason and per domain), dropped/<step>.jsonl, datacard.md, funnel.png and domains.png (and .pdf).
 
 The earlier steps run first, each in a run folder of its own, where their results are not given and their keys are
-(`collect:`, `distill:`, `attempt:`, `classify:`), as in the second command.
+(`collect:`, `distill:`, `attempt:`, `classify:`), as in the second command. distill.dry_run=true says what the traces
+would cost and ends there.
 
 Attempts are what costs, so the two cheap steps may run first, on their own: `difficulty=false selection=all`. That
 run is then the `questions` of data.attempt and the `traces` of a second call with `contamination=false quality=false`,
@@ -26,7 +27,7 @@ from core.config import UserError, option, run_entry
 from core.runs import Run, open_run
 from core.types import Question, Trace, write_jsonl
 from data import datacard, earlier, figures
-from data.decontaminate import RULES, find_contaminated, near_duplicates_within, read_evaluation_set
+from data.decontaminate import RULES, find_contaminated, near_duplicates_within
 from data.earlier import Known
 from data.export import publish, write_tables
 from data.funnel import Drops, Funnel, drops_of, steps_before
@@ -42,12 +43,15 @@ TRUSTED_MATH_TOKENS = 5600  # a MATH question is trusted if its thinking is long
 @dataclass
 class FilterConfig:
     name: str = option(help="run name; the folder is outputs/data/<name>-<digest>")
-    traces: str | None = option(None, help="finished run of data.distill, or of data.filter to go on from it, or .jsonl")
+    traces: str | None = option(
+        None, help="finished run of data.distill, or of data.filter to go on from it, or .jsonl"
+    )
     pool: str | None = option(None, help="finished run of data.collect, or .jsonl: what has no trace is counted too")
     second_traces: str | None = option(None, help="run of data.distill with a second teacher: writes s1K-1.1's schema")
 
     contamination: bool = option(True, help="drop questions that are also in an evaluation set")
-    against: list[str] = option([], help="evaluation sets: finished runs of data.collect, or files")
+    against: list[str] = option([], help="evaluation sets: finished runs, files, or hf://datasets/<repo>/<file>")
+    missing_sets: str = option("error", help="an evaluation set that cannot be read: error, or skip (the card says so)")
     contamination_rule: str = option("content", help="content, or s1-8gram (s1's rule, which flags contest phrases)")
     near_duplicates: bool = option(True, help="with contamination: of near-duplicates inside the pool keep the first")
 
@@ -96,9 +100,13 @@ class Step:
     notebook: int | None = None
 
 
-def main(config: FilterConfig) -> Path:
+def main(config: FilterConfig) -> Path | None:
     check(config)
-    given = earlier.run(config)
+    try:
+        given = earlier.run(config)
+    except earlier.OnlyEstimated as step:
+        log.say(f"{step} was only estimated (dry_run=true), so nothing is filtered")
+        return None
     inputs = {"traces": given.traces, "pool": given.pool, "second traces": given.second_traces}
     inputs |= {"domains": given.domains}
     inputs |= {f"against {path}": path for path in (given.against if given.contamination else ())}
@@ -115,6 +123,7 @@ def check(config: FilterConfig) -> None:
     """Raises UserError for a config that could only fail later."""
     choices = {
         "contamination_rule": RULES,
+        "missing_sets": ("error", "skip"),
         "missing": ("trace", "any"),
         "quality_rules": ("meant", "s1"),
         "unattempted": ("error", "drop"),
@@ -126,7 +135,9 @@ def check(config: FilterConfig) -> None:
         if getattr(config, key) not in known:
             raise UserError(f"{key} {getattr(config, key)!r} is unknown; known: {', '.join(known)}")
     if not config.traces and not config.distill:
-        raise UserError("give traces=<finished run of data.distill>, or the keys of the steps before (collect, distill)")
+        raise UserError(
+            "give traces=<finished run of data.distill>, or the keys of the steps before (collect, distill)"
+        )
     if config.contamination and not config.against:
         raise UserError("contamination=true needs evaluation sets: against=[run or file, ...]")
     if config.difficulty and not config.attempts and not config.attempt:
@@ -172,8 +183,7 @@ def run_filter(run: Run, config: FilterConfig, given: FilterConfig) -> None:
 
 def contaminated(questions: Sequence[Question], known: Known) -> Drops:
     config = known.config
-    against = [question for path in config.against for question in read_evaluation_set(path)]
-    hits = find_contaminated(questions, against, config.contamination_rule)
+    hits = find_contaminated(questions, known.against, config.contamination_rule)
     if config.near_duplicates:
         hits = hits | near_duplicates_within([q for q in questions if q.id not in hits])
     return {
@@ -304,7 +314,9 @@ def selected(questions: Sequence[Question], known: Known) -> list[Question]:
             traces, config.num_selected, config.seed, trusted, config.diversity_method, config.prefer_long
         )  # fmt: skip
     if len(drawn) < config.num_selected:
-        log.say(f"filter {config.selection} | {config.num_selected:,} asked, only {len(drawn):,} are left: all are taken")
+        log.say(
+            f"filter {config.selection} | {config.num_selected:,} asked, only {len(drawn):,} are left: all are taken"
+        )
     return [t.question for t in drawn]
 
 

@@ -28,9 +28,7 @@ class Ledger:
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
-    def read(
-        self, path: str | Path, parse: Callable[[Any], T], id_of: Callable[[T], str] | None = None
-    ) -> Iterator[T]:
+    def read(self, path: str | Path, parse: Callable[[Any], T], id_of: Callable[[T], str] | None = None) -> Iterator[T]:
         """`parse` of every row of a JSON Lines file, without those for which it raises BadRow.
 
         id_of: of rows with the same id the first is taken. Lines end at a newline byte alone (rows may hold U+2028),

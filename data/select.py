@@ -84,7 +84,7 @@ def draw_rank(num_ranks: int, rng: random.Random) -> int:
             return rank
 
 
-# The sources that the released notebook names (PAPER 1.9); MATH was qfq/openaimath before it was simplescaling/openaimath
+# The sources that the released notebook names (PAPER 1.9); MATH was qfq/openaimath, then simplescaling/openaimath
 
 
 def is_gpqa(source: str) -> bool:

@@ -23,7 +23,7 @@ from train.dataset import load_traces, pad_right, tokenize
 @dataclass
 class SftConfig:
     name: str = option(help="run name; the folder is outputs/train/<name>-<digest>")
-    data: str = option(help="finished run of data.filter, a .jsonl or .parquet file of traces, or a hub id (s1K, s1K-1.1)")
+    data: str = option(help="finished run of data.filter, .jsonl or .parquet of traces, or a hub id (s1K, s1K-1.1)")
     data_revision: str | None = option(None, help="hub revision of the data")
     data_teacher: str | None = option(None, help="whose traces of s1K-1.1: deepseek (as s1.1 was trained) or gemini")
     model: str = option(help="local folder or hub id of the model to start from")
