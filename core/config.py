@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -45,7 +45,6 @@ def load(schema: type[T], args: list[str]) -> T:
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
     config = OmegaConf.structured(schema)
     files = [a for a in args if a.endswith((".yaml", ".yml")) and "=" not in a]
@@ -55,21 +54,52 @@ def load(schema: type[T], args: list[str]) -> T:
             raise UserError(f"cannot read argument {arg!r}: expected a .yaml file, key=value, or --help")
     try:
         for file in files:
-            if not Path(file).is_file():
-                raise UserError(f"config file {file} does not exist")
-            try:
-                layer = OmegaConf.load(file)
-            except YAMLError as error:
-                raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
-            config = _merge(schema, config, layer, where=file)
+            config = _merge(schema, config, _read(file), where=file)
         for pair in pairs:
             config = _merge(schema, config, OmegaConf.from_dotlist([pair]), where=f"argument {pair!r}")
-        missing = sorted(OmegaConf.missing_keys(config))
-        if missing:
-            raise UserError(f"required: {', '.join(f'{key}=...' for key in missing)} (see --help)")
-        return OmegaConf.to_object(config)
+        return _to_object(config)
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from None
+
+
+def build(schema: type[T], layers: Sequence[str | Mapping[str, Any]], where: str) -> T:
+    """Builds `schema` from YAML files and plain values, the later over the earlier, as strictly as `load`.
+
+    where: what the plain values are, for messages.
+    """
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.structured(schema)
+    for layer in layers:
+        if isinstance(layer, str):
+            config = _merge(schema, config, _read(layer), where=layer)
+        else:
+            config = _merge(schema, config, OmegaConf.create(dict(layer)), where)
+    try:
+        return _to_object(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _read(file: str):
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    if not Path(file).is_file():
+        raise UserError(f"config file {file} does not exist")
+    try:
+        return OmegaConf.load(file)
+    except YAMLError as error:
+        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def _to_object(config) -> Any:
+    from omegaconf import OmegaConf
+
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"required: {', '.join(f'{key}=...' for key in missing)} (see --help)")
+    return OmegaConf.to_object(config)
 
 
 def _merge(schema: type, config, layer, where: str):

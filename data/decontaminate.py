@@ -28,6 +28,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from core.types import Question
 
@@ -71,6 +72,25 @@ def find_contaminated(
         hit = index.exact(words) or index.shared_ngram(words) or index.near_duplicate(words, jaccard)
         if hit:
             hits[question.id] = Hit(question, *hit)
+    return hits
+
+
+# Stand-ins, to be replaced
+
+
+def read_evaluation_set(path: str | Path) -> list[Question]:
+    from eval.run import load_questions
+
+    return load_questions(path)
+
+
+def near_duplicates_within(pool: Sequence[Question]) -> dict[str, Hit]:
+    first: dict[Words, Question] = {}
+    hits = {}
+    for question in pool:
+        words = words_of(question.text)
+        if first.setdefault(words, question) is not question:
+            hits[question.id] = Hit(question, first[words], "duplicate_in_pool", "equal")
     return hits
 
 

@@ -1,8 +1,13 @@
+import gzip
+import json
+from pathlib import Path
+
 import pytest
 
 from core.types import Question, Trace
 from data.quality import quality_reason, s1_quality_reason
 
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "s1k"
 TWO_PROBLEMS = "**p1.** Find the area. \n\n**p2.** Find the volume."
 
 
@@ -64,3 +69,14 @@ def test_no_limit_keeps_every_length():
 def test_where_the_published_patterns_differ(text, source, as_published, as_meant):
     assert s1_quality_reason(trace(text, source=source)) == as_published
     assert quality_reason(trace(text, source=source)) == as_meant
+
+
+@pytest.mark.parametrize("name", ["s1k_published_without_gpqa", "s1k_notebook_run_questions_without_gpqa"])
+def test_no_published_question_is_dropped(name):
+    file = SHARED / f"{name}.jsonl.gz"
+    if not file.exists():
+        pytest.skip(f"needs {file}")
+    rows = [json.loads(line) for line in gzip.open(file, "rt", encoding="utf-8", newline="\n")]
+    assert len(rows) > 800
+    reasons = [quality_reason(trace(row["question"], source=row["source_type"] or "unknown")) for row in rows]
+    assert [(r, row["question"]) for r, row in zip(reasons, rows, strict=True) if r] == []

@@ -1,11 +1,63 @@
-"""Traces as training rows: ids, labels and batches without surprises."""
+"""Traces as training rows: where they are read from, ids, labels and batches without surprises."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from core.chat import IGNORE_LABEL, ChatFormat
 from core.config import UserError
-from core.types import Trace
+from core.published import is_published, trace_from_published
+from core.runs import finished
+from core.types import Trace, read_jsonl, trace_from_row
+
+
+def load_traces(path: str | Path, revision: str | None = None, teacher: str | None = None) -> list[Trace]:
+    """Traces of a finished data.filter or data.distill run, of a .jsonl or .parquet file, or of a dataset of the hub.
+
+    A file holds traces of ours, or rows of a published table (core/published.py). revision: of the dataset.
+    teacher: of a table with two. Raises UserError naming what is missing.
+    """
+    traces = [
+        trace_from_published(row, teacher) if is_published(row) else trace_from_row(row)
+        for row in _rows(str(path), revision)
+    ]
+    if not traces:
+        raise UserError(f"{path} holds no traces")
+    return traces
+
+
+def _rows(path: str, revision: str | None) -> Iterator[dict[str, Any]]:
+    if path.endswith(".parquet"):
+        return _parquet_rows(Path(path))
+    if path.endswith(".jsonl"):
+        return read_jsonl(path)
+    if not Path(path).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        return _hub_rows(path, revision)
+    return read_jsonl(finished(path) / "traces.jsonl")
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+    columns = [name for name in file.schema_arrow.names if name != "metadata"]  # large, and not needed to train
+    for batch in file.iter_batches(batch_size=1000, columns=columns):
+        yield from batch.to_pylist()
+
+
+def _hub_rows(name: str, revision: str | None) -> Iterator[dict[str, Any]]:
+    from datasets import load_dataset
+
+    try:
+        dataset = load_dataset(name, split="train", revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name} is no path here, and the hub says: {str(error).splitlines()[0]}") from None
+    return iter(dataset.remove_columns([c for c in dataset.column_names if c == "metadata"]))
 
 
 def tokenize(

@@ -15,14 +15,17 @@ from typing import Any
 from core.chat import ChatFormat
 from core.config import UserError, option, run_entry
 from core.log import say
-from core.runs import finished, open_run, run_path
-from core.types import Trace, read_jsonl, trace_from_row
+from core.runs import open_run, run_path
+from core.types import Trace
+from train.dataset import load_traces, pad_right, tokenize
 
 
 @dataclass
 class SftConfig:
     name: str = option(help="run name; the folder is outputs/train/<name>-<digest>")
-    data: str = option(help="finished run of data.filter, or a .jsonl file of traces")
+    data: str = option(help="finished run of data.filter, .jsonl or .parquet of traces, or a hub id (s1K, s1K-1.1)")
+    data_revision: str | None = option(None, help="hub revision of the data")
+    data_teacher: str | None = option(None, help="whose traces of s1K-1.1: deepseek (as s1.1 was trained) or gemini")
     model: str = option(help="local folder or hub id of the model to start from")
     revision: str | None = option(None, help="hub revision of the model")
     profile: str = option("s1", help="chat format to train: s1, think-tags, steps")
@@ -33,16 +36,6 @@ class SftConfig:
     seed: int = option(42, help="of shuffling and initialisation")
     export_dtype: str = option("bfloat16", help="of the saved model; master weights are float32")
     trainer: dict[str, Any] = option({}, help="passed verbatim to trl.SFTConfig")
-
-
-def load_traces(path: str | Path) -> list[Trace]:
-    """Traces of a finished data.filter or data.distill run, or of a .jsonl file."""
-    path = Path(path)
-    file = path if path.suffix == ".jsonl" else finished(path) / "traces.jsonl"
-    traces = [trace_from_row(row) for row in read_jsonl(file)]
-    if not traces:
-        raise UserError(f"{file} holds no traces")
-    return traces
 
 
 def accumulation_steps(config: SftConfig, num_devices: int) -> int:
@@ -74,7 +67,7 @@ def train(config: SftConfig, folder: Path) -> dict[str, Any]:
     from inference.checkpoint import is_out_of_memory
     from train.callbacks import last_complete_checkpoint
 
-    traces = load_traces(config.data)
+    traces = load_traces(config.data, config.data_revision, config.data_teacher)
     trainer, tokenizer, path = build_trainer(config, traces, folder)
     checkpoint = last_complete_checkpoint(folder)
     say(f"{len(traces)} traces, {trainer.args.num_train_epochs:g} epochs, batch {config.batch_size}"
@@ -112,7 +105,6 @@ def build_trainer(config: SftConfig, traces: list[Trace], folder: Path):
 
     from inference import checkpoint
     from train.callbacks import MarkComplete, StepLines
-    from train.dataset import pad_right, tokenize
 
     disable_progress_bar()  # carriage returns make a mess of a log
     path = checkpoint.resolve(config.model, config.revision)
