@@ -34,7 +34,7 @@ def text(
         f"# {config.name}",
         _summary(traces, known),
         "## Funnel",
-        _funnel(steps, published, unreadable),
+        _funnel(steps, published, unreadable, known.config.pool),
         "## Sources and licences",
         _sources(known.questions, traces),
         "## Domains",
@@ -117,6 +117,7 @@ def _funnel(
     steps: Sequence[Mapping[str, Any]],
     published: Mapping[str, tuple[int | None, int | None]],
     unreadable: Mapping[str, Mapping[str, int]],
+    pool: str | None,
 ) -> str:
     def reasons_of(step: Mapping[str, Any]) -> str:
         return ", ".join(f"{reason} {count:,}" for reason, count in step["reasons"].items())
@@ -124,6 +125,8 @@ def _funnel(
     rows = [(s["step"], s["in"], s["out"], reasons_of(s), *published.get(s["step"], (None, None))) for s in steps]
     lines = [markdown_table(("step", "in", "out", "dropped", "s1: left (paper)", "s1: left (notebook)"), rows)]
     lines.append("Every dropped question lies in `dropped/<step>.jsonl` with its reason.")
+    if pool and (Path(pool) / "dropped.jsonl").is_file():
+        lines.append(f"Rows of the sources that became no question lie in `{pool}/dropped.jsonl`.")
     for file, counts in unreadable.items():
         shown = ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
         lines.append(f"Rows of `{file}` that could not be used: {shown} (`dropped/unreadable.jsonl`).")

@@ -45,7 +45,9 @@ def funnel_figure(steps: Sequence[Mapping[str, Any]]):
     for row, (kept, gone) in enumerate(zip(left, dropped, strict=True)):
         note = f"{kept:,}" if row == 0 else f"{kept:,} left, {gone:,} dropped"
         reasons = list(steps[row - 1]["reasons"].items()) if row else []
-        if len(reasons) > 1:
+        if len(reasons) == 1:
+            note += f": {reasons[0][0]}"
+        elif reasons:
             shown = ", ".join(f"{reason} {count:,}" for reason, count in reasons[:MAX_REASONS])
             note += f"\n{shown}{', ...' * (len(reasons) > MAX_REASONS)}"
         axes.annotate(note, (kept + gone, row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=7.5)

@@ -53,7 +53,7 @@ class FilterConfig:
     against: list[str] = option([], help="evaluation sets: finished runs, files, or hf://datasets/<repo>/<file>")
     missing_sets: str = option("error", help="an evaluation set that cannot be read: error, or skip (the card says so)")
     contamination_rule: str = option("content", help="content, or s1-8gram (s1's rule, which flags contest phrases)")
-    near_duplicates: bool = option(True, help="with contamination: of near-duplicates inside the pool keep the first")
+    near_duplicates: bool = option(False, help="with contamination: of near-duplicates inside the pool keep one")
 
     missing: str = option("trace", help="with pool, drop what lacks its: trace, or any (s1: trace, a grade, a domain)")
 

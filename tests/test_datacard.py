@@ -89,4 +89,6 @@ def test_the_pictures_hold_every_step_and_domain(config):  # noqa: F811
     assert [bar.get_width() for bar in axes.patches] == [20, 20]
     assert [text.get_text() for text in axes.texts] == ["20  (30)", "20  (29)"]
     assert figures.funnel_figure([]) is None
+    (axes,) = figures.funnel_figure([steps[0] | {"reasons": {"image": 10}}]).axes
+    assert axes.texts[1].get_text() == "30 left, 10 dropped: image"
     plt.close("all")

@@ -264,10 +264,10 @@ def test_near_duplicates_inside_the_pool_count_as_contamination(config, monkeypa
         return {questions[1].id: Hit(questions[1], questions[0], "duplicate_in_pool", "the same")}
 
     monkeypatch.setattr("data.filter.near_duplicates_within", first_two_alike)
-    path = main(config)
+    path = main(changed(config, near_duplicates=True))
     steps = check_that_the_numbers_add_up(path, ids(read_jsonl(Path(config.traces) / "traces.jsonl")))
     assert steps["contamination"]["reasons"] == {"exact": 2, "duplicate_in_pool": 1}
-    path = main(changed(config, near_duplicates=False))
+    path = main(config)
     assert json.loads((path / "funnel.json").read_text())["steps"][0]["reasons"] == {"exact": 2}
 
 
