@@ -386,3 +386,14 @@ def aime(row: Row, subset: str, params: Params) -> Question:
     answer = (str(int(solution)) if re.fullmatch(r"\s*[0-9]{1,4}\s*", solution) else None), "integer"
     source = "qq8933/AIME_1983_2024"
     return built(row, ("Question", "Answer"), field(row, "Question"), solution, answer, source, "math")
+
+
+def own(row: Row, subset: str, params: Params) -> Question:
+    """A row of your own: question, answer and, where there are any, solution, source and domain."""
+    solution, given = optional(row, "solution"), row.get("answer")
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        given = str(given)
+    answer = math_answer(given if isinstance(given, str) else last_boxed(solution or ""))
+    source, domain = optional(row, "source") or "own", optional(row, "domain") or "math"
+    used = ("question", "answer", "solution", "source", "domain")
+    return built(row, used, field(row, "question").strip(), solution, answer, source, domain)

@@ -192,6 +192,8 @@ def open_datasets(
             opened[key] = open_local(dataset, request, local[key], config)
             run.record.setdefault("sources", {})[key] = {"root": config.root, "files": list(local[key].files)}
             continue
+        if dataset.hub_id is None:
+            raise UserError(f"{key} is on no hub: {dataset.access}")
         revision = request.revision or dataset.revision
         commit = revision if dataset.addresses else tables.hub_revision(dataset.hub_id, revision)
         try:
@@ -402,7 +404,8 @@ def _say_table(counts: list[dict[str, Any]]) -> None:
     say(f"{'source':<14}{'rows':>9}{'got':>8}{'expected':>10}{'paper':>8}  why")
     for entry in datasets:
         expected = "not known" if entry["expected"] is None else f"{entry['expected']:,}"
-        numbers = f"{entry['rows']:>9,}{entry['got']:>8,}{expected:>10}{entry['paper']:>8,}"
+        paper = "" if entry["paper"] is None else f"{entry['paper']:,}"
+        numbers = f"{entry['rows']:>9,}{entry['got']:>8,}{expected:>10}{paper:>8}"
         say(f"{entry['source']:<14}{numbers}  {_why(entry)}")
 
 

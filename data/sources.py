@@ -98,6 +98,7 @@ class Dataset:
     revision: the commit read by default, as public listings of the repository show it; None where it is not known here
         (then the newest is read, and the run record says which that was).
     licence: as the hub states it. access: what to do where it cannot be reached.
+    hub_id None: there are local files alone.
     expected: number of questions the whole dataset gives here, or None where only reading it can tell.
     published: number in the paper's table of sources (PAPER 1.2). note: why the two differ.
     count_duplicates: `expected` counts questions that other sources have as well.
@@ -108,10 +109,10 @@ class Dataset:
     """
 
     key: str
-    hub_id: str
+    hub_id: str | None
     adapt: Adapter
     licence: str
-    published: int
+    published: int | None
     expected: int | None
     splits: tuple[str, ...] = ("train",)
     configs: tuple[str, ...] = ()
@@ -248,4 +249,9 @@ DATASETS = (
     ),
 )  # fmt: skip
 
-SOURCES: dict[str, Source | Dataset] = {s.id: s for s in _FAMILIES} | {d.key: d for d in DATASETS}
+OWN = Dataset(
+    "own", None, adapters.own, "your own", published=None, expected=None,
+    access="set root=<folder> and put your files into <folder>/own",
+)  # fmt: skip
+
+SOURCES: dict[str, Source | Dataset] = {s.id: s for s in _FAMILIES} | {d.key: d for d in (*DATASETS, OWN)}

@@ -312,3 +312,17 @@ def test_all_that_cannot_be_reached_is_named_with_the_way_in(hub, capfd):
     )
     folder = from_hub("sources={GPQA: {}, MATH: {}, xword: {}}", "skip=[GPQA, xword]")
     assert len(list(read_jsonl(folder / "questions.jsonl"))) == 1
+
+
+def test_questions_of_your_own():
+    put("own/pool.jsonl", [
+        {"question": "2 + 2?", "answer": 4}, {"question": "Half?", "answer": "\\frac{1}{2}", "domain": "fractions"},
+        {"question": "x?", "solution": "so \\boxed{7}", "source": "exam"}, {"answer": "no question"},
+    ])  # fmt: skip
+    questions, dropped, _ = collect(sources="{own: {}}")
+    got = [(q.answer, q.answer_type, q.source, q.domain) for q in questions]
+    assert got == [("4", "integer", "own", "math"), ("\\frac{1}{2}", "latex", "own", "fractions"),
+                   ("7", "integer", "exam", "math")]  # fmt: skip
+    assert [row["reason"] for row in dropped] == ["missing_field"]
+    with pytest.raises(UserError, match="own is on no hub: set root=<folder>"):
+        main(load(CollectConfig, ["name=t", "seed=0", "sources={own: {}}"]))
