@@ -7,14 +7,14 @@
     python -m data.distill configs/data/distill-deepseek-r1.yaml ... num_shards=8 shard=0     (to 7, then merge=true)
 
 Teachers: solver derives the steps from the numbers of a demo question (data/solver.py); source takes the published
-solution; engine is a local model; openai is any OpenAI-compatible endpoint (data/teachers.py, data/endpoint.py).
+solution; engine is a local model; openai is any OpenAI-compatible endpoint (data/teachers.py, core/endpoint.py).
 
 Writes traces.jsonl, and dropped.jsonl with a reason a row: no_solution, refusal, empty_thinking, empty_answer,
 truncated, api_error (with the last status), malformed, max_cost (not asked, the money was spent), engine_error,
 wrong_answer (graded against the reference, where correct_only asks for it), too_long, duplicate (of an earlier id).
 
 Paid answers are journalled in outputs/answers/<teacher>/ before anything else is done with them. What was paid once is
-asked again by no run of the same teacher (data/ledger.py says what holds after a kill). retry=[reason, ...] asks again
+asked again by no run of the same teacher (core/ledger.py says what holds after a kill). retry=[reason, ...] asks again
 what was dropped for these reasons, also after the run has finished.
 """
 
@@ -26,13 +26,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from core import endpoint
 from core.config import UserError, option, run_entry
+from core.endpoint import ApiConfig, RequestConfig
+from core.ledger import AnswerStore, Ledger, Prices, Usage
 from core.log import Progress, say
 from core.runs import Run, finished, open_run, read_record, run_path
 from core.types import Question, Trace, question_id, read_jsonl, write_jsonl
-from data import endpoint, teachers
-from data.endpoint import ApiConfig, RequestConfig
-from data.ledger import AnswerStore, Ledger, Prices, Usage
+from data import teachers
 from data.solver import solve
 from data.teachers import Answer, LocalConfig
 from eval.grading import grade
@@ -212,7 +213,8 @@ def ask_endpoint(
         todo = unanswered(store, questions)
         with Progress("distill", len(questions), "questions", len(questions) - len(todo)) as progress:
             if todo:
-                endpoint.ask_all(todo, config.api, config.requests, store, own_max_cost(config), progress)
+                texts = {question_id(question.text): question.text for question in todo}
+                endpoint.ask_all(texts, config.api, config.requests, store, own_max_cost(config), progress)
     finally:
         spending = store.ledger.summary()
         run.record["spending"] = spending
@@ -269,7 +271,7 @@ def estimate(config: DistillConfig, writer: str) -> None:
     count_tokens = token_counter(config)
     num_input = sum(count_tokens(f"{config.api.system or ''}{q.text}") for q in todo)
     expected = Usage(num_input, 0, round(mean * len(todo)))
-    worst = sum((endpoint.worst_usage(q, config.api, config.requests) for q in todo), Usage())
+    worst = sum((endpoint.worst_usage(q.text, config.api, config.requests) for q in todo), Usage())
     basis = f"the mean of {len(lengths):,} answers" if lengths else "expected_output_tokens"
     say(f"dry run: {len(questions):,} questions, {len(questions) - len(todo):,} decided before: {len(todo):,} requests")
     say(f"dry run: expected {described(expected, config.prices)}; {mean:,.0f} tokens an answer ({basis})")
