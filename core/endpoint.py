@@ -2,7 +2,7 @@
 
 Reasoning comes in a field of its own (`reasoning_content` of DeepSeek, `reasoning` of vLLM and OpenRouter) or between
 tags in the text. Requests and replies go into the journal of core/ledger.py first; who asks reads them there
-(core/verdicts.py, data/teachers.py).
+(core/ask.py, data/teachers.py).
 """
 
 import asyncio
@@ -76,10 +76,14 @@ def teacher_folder(api: ApiConfig) -> Path:
     return OUTPUTS / "answers" / f"{name}-{digest}"
 
 
-def check_api(api: ApiConfig, requests: RequestConfig) -> None:
-    """Raises UserError for settings that cannot work, and for a key where one would be written down."""
+def check(config: Any) -> None:
+    """Raises UserError for settings that cannot work, and for a key where one would be written down.
+
+    config: a dataclass with `api`, `requests`, `prices` and `max_cost`.
+    """
+    api, requests = config.api, config.requests
     if not api.base_url or not api.model:
-        raise UserError("teacher=openai needs api.base_url=... and api.model=...")
+        raise UserError("an endpoint needs api.base_url=... and api.model=...")
     url = urlsplit(api.base_url)
     if url.username or url.password or url.query:
         raise UserError("api.base_url holds credentials or a query; name the key's variable in requests.api_key_env")
@@ -97,6 +101,11 @@ def check_api(api: ApiConfig, requests: RequestConfig) -> None:
         raise UserError(f"api.options: {own[0]!r} is not passed on; api.max_tokens and its neighbours say that")
     if min(requests.max_concurrency, requests.max_attempts, api.max_tokens, requests.max_failures_in_a_row) < 1:
         raise UserError("max_concurrency, max_attempts, max_failures_in_a_row and max_tokens must be at least 1")
+    if config.max_cost is not None and not config.prices.are_known:
+        raise UserError("max_cost needs prices.input and prices.output")
+    key = os.environ.get(requests.api_key_env or "", "").strip()
+    if len(key) >= SHORTEST_SECRET and key in json.dumps(asdict(config)):
+        raise UserError("the API key stands in the config, which every run writes down; leave it in the environment")
 
 
 def read_api_key(requests: RequestConfig) -> str | None:
@@ -226,6 +235,11 @@ def seconds_of(retry_after: str | None) -> float | None:
     return max(0.0, (then.replace(tzinfo=then.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
+def is_refusal(row: Mapping[str, Any]) -> bool:
+    """Of an `answered` row."""
+    return bool(row["refusal"]) or row["finish_reason"] in ("content_filter", "safety")
+
+
 # Asking
 
 
@@ -274,7 +288,8 @@ class ChatEndpoint:
         except openai.APIStatusError as error:
             raise self._refused(error.response) from None
         except (openai.APIConnectionError, httpx2.HTTPError, TimeoutError) as error:
-            error = error.__cause__ or error  # openai wraps what happens before the headers have come
+            if isinstance(error, openai.APIConnectionError):  # what happened before the headers came
+                error = error.__cause__
             if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
                 raise RequestFailed(self.scrub(f"no connection: {error}")) from None
             if reply.finish_reason is None:  # else all is there but the account

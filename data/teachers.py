@@ -11,6 +11,7 @@ from typing import Any
 
 from core.chat import ChatFormat
 from core.config import option
+from core.endpoint import is_refusal
 from core.log import Progress
 from core.runs import Run
 from core.types import Question, Sample
@@ -105,7 +106,7 @@ def answer_of_row(row: dict[str, Any], thinking_tags: Sequence[str]) -> Answer:
     thinking, attempt = split_thinking(row["reasoning"], row["content"], *thinking_tags)
     if row["malformed"]:
         return Answer(thinking, attempt, "malformed", row["malformed"])
-    if row["refusal"] or row["finish_reason"] in ("content_filter", "safety"):
+    if is_refusal(row):
         return Answer(thinking, attempt, "refusal", row["refusal"] or row["finish_reason"])
     if row["finish_reason"] == "length":
         return Answer(thinking, attempt, "truncated")
