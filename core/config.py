@@ -5,6 +5,7 @@ Unknown keys fail with a suggestion. OmegaConf does the typing and the merging; 
 which plain YAML does not.
 """
 
+import copy
 import dataclasses
 import difflib
 import errno
@@ -21,7 +22,7 @@ class UserError(Exception):
 
 
 def option(default: Any = dataclasses.MISSING, help: str = "", affects_result: bool = True, **kwargs) -> Any:
-    """A config field with its help text. Without a default the key is required; a list or dict is copied.
+    """A config field with its help text. Without a default the key is required; a list, dict or dataclass is copied.
 
     affects_result: False for what only says how fast or for how much money the work may be done: it does not name the
         run folder (core/runs.py), so an interrupted run goes on under another value.
@@ -32,6 +33,8 @@ def option(default: Any = dataclasses.MISSING, help: str = "", affects_result: b
         kwargs["default_factory"] = lambda: type(default)(default)
     elif dataclasses.is_dataclass(default) and isinstance(default, type):
         kwargs["default_factory"] = default
+    elif dataclasses.is_dataclass(default):
+        kwargs["default_factory"] = lambda: copy.deepcopy(default)
     else:
         kwargs["default"] = default
     return dataclasses.field(metadata={"help": help, "affects_result": affects_result}, **kwargs)

@@ -37,6 +37,10 @@ def check_shards(config: Any) -> None:
         raise UserError("merge=true joins shards: give the num_shards they were made with")
 
 
+def share_of(max_cost: float | None, num_shards: int) -> float | None:
+    return None if max_cost is None else max_cost / num_shards
+
+
 def merge(
     package: str,
     config: Any,

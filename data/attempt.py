@@ -14,16 +14,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from core import chat_api
+from core import ask
 from core.chat import ChatFormat
-from core.chat_api import ApiConfig
 from core.config import UserError, option, run_entry
 from core.log import Progress, say
 from core.runs import Run, open_run
-from core.shards import check_shards, in_shard, merge
+from core.shards import check_shards, in_shard, merge, share_of
 from core.types import Grade, Question, write_jsonl
 from eval.grading import GRADER
-from eval.judge import is_unsettled, judge
+from eval.judge import JudgeConfig, is_unsettled, judge
 from eval.run import Task, draw, graded_row, load_questions
 from inference.budget import Budget, derived_seed
 from inference.engine import Driver, EngineConfig, Sampling, open_driver
@@ -41,8 +40,8 @@ class AttemptConfig:
     max_answer_tokens: int = option(32768, help="length of an attempt (s1: 32,768), or what the context leaves")
     sampling: Sampling = option(Sampling, help="s1 attempted at temperature 0.05")
     seed: int = option(0, help="of the sampling, and of the draw of num_questions")
-    judge: ApiConfig | None = option(
-        None, help=f"endpoint that judges what rules cannot: {{{', '.join(f.name for f in fields(ApiConfig))}}}"
+    judge: JudgeConfig | None = option(
+        None, help=f"endpoint that judges what rules cannot: {{{', '.join(f.name for f in fields(JudgeConfig))}}}"
     )
     shard: int = option(0, help="attempt only the questions of this shard")
     num_shards: int = option(1, help="how many there are")
@@ -61,7 +60,7 @@ def main(config: AttemptConfig) -> Path:
         if run.is_done:
             return run.path
         rows = attempt(config, run, questions)
-        spent = {"judge": settle_by_judge(config.judge, run, questions, rows)} if config.judge else {}
+        spent = {"judge": settle_by_judge(config, run, questions, rows)} if config.judge else {}
         write_jsonl(run.path / "grades.jsonl", (rows[q.id] for q in questions))
         correct = Counter(rows[q.id]["correct"] for q in questions)
         say(f"{len(questions):,} attempts by {config.model_name}: {correct[True]:,} right, {correct[False]:,} wrong, "
@@ -76,7 +75,7 @@ def check(config: AttemptConfig) -> None:
     if config.num_questions is not None and config.num_questions < 1:
         raise UserError(f"num_questions must be at least 1, not {config.num_questions}; null attempts all")
     if config.judge is not None and not config.merge:
-        chat_api.check(config.judge)
+        ask.check(config.judge)
 
 
 def drawn(questions: Sequence[Question], num_questions: int | None, seed: int) -> list[Question]:
@@ -126,15 +125,17 @@ def tasks_of(questions: Sequence[Question], config: AttemptConfig, chat: ChatFor
         yield Task("attempt", question, 0, Budget(max_thinking_tokens=None, max_answer_tokens=limit))
 
 
-def settle_by_judge(api: ApiConfig, run: Run, questions: Sequence[Question], rows: dict[str, dict]) -> dict[str, float]:
-    """Puts a verdict into the rows that rules left open, where there is an answer to judge. Returns what it cost."""
+def settle_by_judge(
+    config: AttemptConfig, run: Run, questions: Sequence[Question], rows: dict[str, dict]
+) -> dict[str, Any]:
+    """Puts a verdict into the rows that rules left open, where there is an answer to judge. Returns what it took."""
     unsettled = {}
     for question in questions:
         row = rows[question.id]
         graded = Grade(row["correct"], row["extracted"], row["grader"])
         if row["answer_finish"] and row["response"].strip() and is_unsettled(graded, question):
             unsettled[question.id] = (question, row["response"])
-    grades, spent = judge(api, unsettled, run.journal("judge.jsonl"))
+    grades, spent = judge(config.judge, unsettled, run, share_of(config.judge.max_cost, config.num_shards))
     for id, verdict in grades.items():
         rows[id] |= {"correct": verdict.correct, "grader": verdict.grader}
     return spent

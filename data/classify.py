@@ -5,31 +5,37 @@
     python -m data.classify name=t questions=outputs/data/<run> model=<folder or hub id> engine.max_model_len=12288
 
 Writes domains.jsonl (question_id, code, domain), and dropped.jsonl with a reason a row: refused, not_a_code (the reply
-does not end in a code of the list, core.chat_api.MAX_TRIES times), api_error, or engine_error of a local model. Every
-reply is journalled in replies.jsonl: a killed run resumes, and no reply is paid twice.
+does not end in a code of the list, core.ask.MAX_TRIES times), api_error, or engine_error of a local model. Replies
+are journalled in classify/ (of a local model: replies.jsonl): a killed run resumes, and no reply is paid twice.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from core import chat_api
+from core import ask
+from core.ask import Instructions, Outcome, ask_endpoint, ask_until_read, last_line, reply_of
 from core.chat import ChatFormat
-from core.chat_api import ApiConfig, Failure, Ledger, Outcome, Prompt, Reply, ask_until_read, last_line
 from core.config import UserError, option, run_entry
-from core.log import say
-from core.runs import Journal, Run, open_run, run_path
-from core.shards import check_shards, in_shard, merge
-from core.types import Question, write_jsonl
+from core.endpoint import ApiConfig, RequestConfig, worst_usage
+from core.ledger import Prices, Usage
+from core.log import Progress, say
+from core.runs import Run, open_run, run_path
+from core.shards import check_shards, in_shard, merge, share_of
+from core.types import Question, question_id, write_jsonl
 from data.msc import SUBJECTS
 from eval.run import Task, draw, load_questions
 from inference.budget import Budget
-from inference.engine import GREEDY, EngineConfig, open_driver
+from inference.engine import GREEDY, Driver, EngineConfig, open_driver
 
 MAX_QUESTION_CHARS = 20_000  # the subject of a longer one shows in its beginning
-NUM_REPLY_TOKENS = 100  # two sentences and a code; for the estimate of dry_run
+# For the estimate of dry_run: two sentences and a code; questions with much LaTeX have 2.6 to 3.1 characters a token,
+# prose 4 to 5 (SmolLM2's tokenizer)
+NUM_REPLY_TOKENS = 100
+CHARS_PER_TOKEN = 3.0
 
 SYSTEM = """\
 You sort problems by subject, for a collection that wants to cover many of them. These are the subjects, each with its
@@ -53,8 +59,13 @@ REMINDER = "Reminder: the last line of your reply has to be one of the two-digit
 class ClassifyConfig:
     name: str = option(help="run name; the folder is outputs/data/<name>-<digest>")
     questions: str = option(help="finished run of data.collect, or a .jsonl file of questions")
-    api: ApiConfig | None = option(
-        None, help=f"endpoint that classifies: {{{', '.join(f.name for f in fields(ApiConfig))}}}; or give model"
+    api: ApiConfig = option(
+        ApiConfig(max_tokens=512, options={"temperature": 0}), help="what is asked of an endpoint; or give model"
+    )
+    requests: RequestConfig = option(RequestConfig, help="how the endpoint is asked", affects_result=False)
+    prices: Prices = option(Prices, help="of the endpoint, for the ledger and max_cost", affects_result=False)
+    max_cost: float | None = option(
+        None, help="never spend more on this run; a shard has its share of it", affects_result=False
     )
     model: str | None = option(None, help="local folder or hub id of a model that classifies; or give api")
     profile: str = option("plain", help="chat format of that model")
@@ -94,17 +105,17 @@ def main(config: ClassifyConfig) -> Path | None:
 def check(config: ClassifyConfig) -> None:
     """Raises UserError for a config that could only fail later."""
     check_shards(config)
-    if (config.api is None) == (config.model is None):
-        raise UserError("who classifies? give either api={base_url: ..., model: ...} or model=<folder or hub id>")
-    if config.api is not None and not config.merge and not config.dry_run:
-        chat_api.check(config.api)
+    if (config.api.base_url is None) == (config.model is None):
+        raise UserError("who classifies? give either api.base_url=... and api.model=..., or model=<folder or hub id>")
+    if config.model is None:
+        ask.check(config, with_key=not config.merge and not config.dry_run)
 
 
-def prompt_of(question: Question) -> Prompt:
+def prompt_of(question: Question) -> str:
     text = question.text
     if len(text) > MAX_QUESTION_CHARS:
         text = f"{text[:MAX_QUESTION_CHARS]}\n[the rest is left out]"
-    return Prompt(SYSTEM, f"<problem>\n{text}\n</problem>")
+    return f"<problem>\n{text}\n</problem>"
 
 
 def read_code(reply: str) -> str | None:
@@ -112,61 +123,69 @@ def read_code(reply: str) -> str | None:
     return line if line in SUBJECTS else None
 
 
-def dry_run(config: ClassifyConfig, prompts: Mapping[str, Prompt]) -> None:
-    file = run_path("data", config) / "replies.jsonl"
-    answered = {row["key"] for row in Journal.read(file)} if file.exists() else set()
-    todo = [prompt for id, prompt in prompts.items() if id not in answered]
-    if answered:
-        say(f"{len(answered):,} questions were asked before")
-    if config.api is None:
-        say(f"{len(todo):,} questions to {config.model}, on this machine")
+INSTRUCTIONS = Instructions(SYSTEM, REMINDER, read_code)
+
+
+def dry_run(config: ClassifyConfig, prompts: Mapping[str, str]) -> None:
+    """Says what a run would ask and cost. Sends nothing and writes nothing."""
+    if config.model is not None:
+        say(f"dry run: {len(prompts):,} questions to {config.model}, on this machine")
         return
-    for line in chat_api.estimate(config.api, todo, NUM_REPLY_TOKENS):
-        say(line)
+    store = ask.open_store(config, run_path("data", config), "classify", write=False)
+    todo = [prompt for prompt in prompts.values() if store.outcome(question_id(prompt)) is None]
+    api = replace(config.api, system=SYSTEM)
+    num_read = sum(len(SYSTEM) + len(prompt) for prompt in todo) / CHARS_PER_TOKEN
+    expected = Usage(round(num_read), 0, len(todo) * NUM_REPLY_TOKENS)
+    worst = sum((worst_usage(prompt, api, config.requests) for prompt in todo), Usage())
+    say(f"dry run: {len(prompts):,} questions, {len(prompts) - len(todo):,} asked before: {len(todo):,} requests")
+    say(f"dry run: expected {config.prices.described(expected)}; {NUM_REPLY_TOKENS} tokens a reply")
+    say(f"dry run: at most {config.prices.described(worst)}; no question asked twice")
 
 
-def classify(config: ClassifyConfig, run: Run, prompts: Mapping[str, Prompt]) -> tuple[dict[str, Outcome], dict]:
+def classify(config: ClassifyConfig, run: Run, prompts: Mapping[str, str]) -> tuple[dict[str, Outcome], dict]:
     """(outcome by question id, headline numbers of what was spent)."""
-    journal = run.journal("replies.jsonl")
-    if config.api is None:
-        with ExitStack() as stack:
-            send = local_sender(config, run, stack)
-            return ask_until_read(prompts, send, read_code, REMINDER, journal, "classify"), {}
-    ledger = Ledger(config.api, journal.rows)
-
-    def send(todo, take):
-        chat_api.ask(config.api, todo, ledger, take)
-
-    outcomes = ask_until_read(prompts, send, read_code, REMINDER, journal, "classify", ledger.line)
-    say(f"classify | {ledger.line()}")
-    return outcomes, ledger.headline()
+    if config.model is None:
+        max_cost = share_of(config.max_cost, config.num_shards)
+        outcomes, spending = ask_endpoint(prompts, INSTRUCTIONS, config, run, "classify", max_cost)
+        return outcomes, {"spending": spending}
+    with ExitStack() as stack:
+        return ask_until_read(prompts, local_asker(config, run, stack), INSTRUCTIONS), {}
 
 
-def local_sender(
+def local_asker(
     config: ClassifyConfig, run: Run, stack: ExitStack
-) -> Callable[[Mapping[str, Prompt], Callable], None]:
+) -> Callable[[Mapping[str, str]], dict[str, Outcome]]:
     """Answers prompts with a model of ours, greedily. It is loaded when there is something to ask, once."""
+    journal = run.journal("replies.jsonl")
+    replies = {row["prompt"]: Outcome(**row["reply"]) for row in journal.rows}
     loaded: list = []
 
-    def send(prompts: Mapping[str, Prompt], take: Callable[[str, Reply | Failure], None]) -> None:
-        if not loaded:
+    def answer(prompts: Mapping[str, str]) -> dict[str, Outcome]:
+        keys = {id: question_id(prompt) for id, prompt in prompts.items()}
+        todo = {key: prompts[id] for id, key in keys.items() if key not in replies}
+        if todo and not loaded:
             loaded.extend(stack.enter_context(open_driver(config.model, config.engine, writer=run.path.name)))
-        driver, tokenizer = loaded
-        chat = ChatFormat(config.profile, tokenizer)
-        budget = Budget(max_thinking_tokens=None, max_answer_tokens=config.max_answer_tokens)
-        for task, sample in draw(driver, chat, _tasks(prompts, budget), GREEDY, seed=0, system=SYSTEM):
-            if sample.error is not None:
-                take(task.question.id, Failure("engine_error", sample.error))
-            else:
-                take(task.question.id, Reply(chat.answer_text(sample.ids("answer")).strip(), sample.answer_finish))
+        with Progress("classify", len(prompts), "questions", len(prompts) - len(todo)) as progress:
+            for key, reply in local_replies(todo, config, *loaded) if todo else ():
+                journal.append({"prompt": key, "reply": asdict(reply)})
+                replies[key] = reply
+                progress.update(progress.done + 1)
+        return {id: replies[key] for id, key in keys.items()}
 
-    return send
+    return answer
 
 
-def _tasks(prompts: Mapping[str, Prompt], budget: Budget) -> Iterator[Task]:
-    for id, prompt in prompts.items():
-        question = Question(id, prompt.user, None, "open", "", "")
-        yield Task("classify", question, 0, budget)
+def local_replies(
+    prompts: Mapping[str, str], config: ClassifyConfig, driver: Driver, tokenizer: Any
+) -> Iterator[tuple[str, Outcome]]:
+    chat = ChatFormat(config.profile, tokenizer)
+    budget = Budget(max_thinking_tokens=None, max_answer_tokens=config.max_answer_tokens)
+    tasks = (Task("classify", Question(key, text, None, "open", "", ""), 0, budget) for key, text in prompts.items())
+    for task, sample in draw(driver, chat, tasks, GREEDY, seed=0, system=INSTRUCTIONS.system):
+        if sample.error is not None:
+            yield task.question.id, Outcome(None, "engine_error", sample.error)
+        else:
+            yield task.question.id, reply_of(chat.answer_text(sample.ids("answer")), sample.answer_finish)
 
 
 def rows_of(questions: Sequence[Question], outcomes: Mapping[str, Outcome]) -> tuple[list[dict], list[dict]]:

@@ -7,32 +7,32 @@
     python -m data.distill configs/data/distill-deepseek-r1.yaml ... num_shards=8 shard=0     (to 7, then merge=true)
 
 Teachers: solver derives the steps from the numbers of a demo question (data/solver.py); source takes the published
-solution; engine is a local model; openai is any OpenAI-compatible endpoint (data/teachers.py, data/endpoint.py).
+solution; engine is a local model; openai is any OpenAI-compatible endpoint (data/teachers.py, core/endpoint.py).
 
 Writes traces.jsonl, and dropped.jsonl with a reason a row: no_solution, refusal, empty_thinking, empty_answer,
 truncated, api_error (with the last status), malformed, max_cost (not asked, the money was spent), engine_error,
 wrong_answer (graded against the reference, where correct_only asks for it), too_long, duplicate (of an earlier id).
 
 Paid answers are journalled in outputs/answers/<teacher>/ before anything else is done with them. What was paid once is
-asked again by no run of the same teacher (data/ledger.py says what holds after a kill). retry=[reason, ...] asks again
+asked again by no run of the same teacher (core/ledger.py says what holds after a kill). retry=[reason, ...] asks again
 what was dropped for these reasons, also after the run has finished.
 """
 
-import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from core import endpoint
 from core.config import UserError, option, run_entry
+from core.endpoint import ApiConfig, RequestConfig
+from core.ledger import AnswerStore, Ledger, Prices, Usage
 from core.log import Progress, say
 from core.runs import Run, finished, open_run, read_record, run_path
+from core.shards import in_shard, share_of
 from core.types import Question, Trace, question_id, read_jsonl, write_jsonl
-from data import endpoint, teachers
-from data.endpoint import ApiConfig, RequestConfig
-from data.ledger import AnswerStore, Ledger, Prices, Usage
+from data import teachers
 from data.solver import solve
 from data.teachers import Answer, LocalConfig
 from eval.grading import grade
@@ -122,15 +122,10 @@ def check(config: DistillConfig) -> None:
         if config.retry or config.max_cost is not None:
             raise UserError("retry and max_cost are for teacher=openai")
         return
-    endpoint.check_api(config.api, config.requests)
+    endpoint.check(config)
     unknown = sorted(set(config.retry) - set(RETRIED))
     if unknown:
         raise UserError(f"retry: {unknown[0]!r} is not asked again; known: {', '.join(RETRIED)}")
-    if config.max_cost is not None and not config.prices.are_known:
-        raise UserError("max_cost needs prices.input and prices.output")
-    key = os.environ.get(config.requests.api_key_env or "", "").strip()
-    if len(key) >= endpoint.SHORTEST_SECRET and key in json.dumps(asdict(config)):
-        raise UserError("the API key stands in the config, which every run writes down; leave it in the environment")
 
 
 def lasting_part(config: DistillConfig) -> DistillConfig:
@@ -162,13 +157,6 @@ def own_questions(config: DistillConfig) -> tuple[list[Question], list[Question]
         else:
             questions[question.id] = question
     return list(questions.values()), duplicates
-
-
-def in_shard(id: str, shard: int, num_shards: int) -> bool:
-    try:
-        return num_shards == 1 or int(id, 16) % num_shards == shard
-    except ValueError:
-        raise UserError(f"question id {id!r} is no hexadecimal number, so it belongs to no shard") from None
 
 
 # Answers
@@ -212,7 +200,10 @@ def ask_endpoint(
         todo = unanswered(store, questions)
         with Progress("distill", len(questions), "questions", len(questions) - len(todo)) as progress:
             if todo:
-                endpoint.ask_all(todo, config.api, config.requests, store, own_max_cost(config), progress)
+                texts = {question_id(question.text): question.text for question in todo}
+                endpoint.ask_all(
+                    texts, config.api, config.requests, store, share_of(config.max_cost, config.num_shards), progress
+                )
     finally:
         spending = store.ledger.summary()
         run.record["spending"] = spending
@@ -269,12 +260,12 @@ def estimate(config: DistillConfig, writer: str) -> None:
     count_tokens = token_counter(config)
     num_input = sum(count_tokens(f"{config.api.system or ''}{q.text}") for q in todo)
     expected = Usage(num_input, 0, round(mean * len(todo)))
-    worst = sum((endpoint.worst_usage(q, config.api, config.requests) for q in todo), Usage())
+    worst = sum((endpoint.worst_usage(q.text, config.api, config.requests) for q in todo), Usage())
     basis = f"the mean of {len(lengths):,} answers" if lengths else "expected_output_tokens"
     say(f"dry run: {len(questions):,} questions, {len(questions) - len(todo):,} decided before: {len(todo):,} requests")
-    say(f"dry run: expected {described(expected, config.prices)}; {mean:,.0f} tokens an answer ({basis})")
-    say(f"dry run: at most {described(worst, config.prices)}; no request sent twice")
-    limit = own_max_cost(config)
+    say(f"dry run: expected {config.prices.described(expected)}; {mean:,.0f} tokens an answer ({basis})")
+    say(f"dry run: at most {config.prices.described(worst)}; no request sent twice")
+    limit = share_of(config.max_cost, config.num_shards)
     if limit is not None and todo:
         left = limit - config.prices.cost(store.ledger.committed)
         each = config.prices.cost(expected) / len(todo)
@@ -282,19 +273,9 @@ def estimate(config: DistillConfig, writer: str) -> None:
         say(f"dry run: {left:,.2f} left of max_cost {limit:,.2f}, {enough}; asking stops before it is exceeded")
 
 
-def own_max_cost(config: DistillConfig) -> float | None:
-    return None if config.max_cost is None else config.max_cost / config.num_shards
-
-
 def known_output_tokens(store: AnswerStore, question: Question) -> int | None:
     row = store.outcome(question_id(question.text)) or {}
     return row["usage"]["output_tokens"] if row.get("usage") else None
-
-
-def described(usage: Usage, prices: Prices) -> str:
-    cost = prices.cost(usage)
-    money = "cost unknown without prices" if cost is None else f"cost {cost:,.2f}"
-    return f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} tokens out, {money}"
 
 
 # Outcomes

@@ -1,7 +1,7 @@
 """Teachers: a question in, reasoning and an answer out. data.distill makes traces of them.
 
 source takes the solution its source published. engine is a local model on the engine of `inference`. openai is a chat
-endpoint: data/endpoint.py asks it, and here its replies are read as they lie in the journal, so that a better reading
+endpoint: core/endpoint.py asks it, and here its replies are read as they lie in the journal, so that a better reading
 costs nothing.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from core.chat import ChatFormat
 from core.config import option
+from core.endpoint import is_refusal
 from core.log import Progress
 from core.runs import Run
 from core.types import Question, Sample
@@ -99,13 +100,13 @@ def answer_of_sample(sample: Sample, chat: ChatFormat) -> Answer:
 
 
 def answer_of_row(row: dict[str, Any], thinking_tags: Sequence[str]) -> Answer:
-    """Reads a row that decides a question: `answered` or `gave_up` (data/ledger.py)."""
+    """Reads a row that decides a question: `answered` or `gave_up` (core/ledger.py)."""
     if row["event"] == "gave_up":
         return Answer(drop="api_error", error=row["error"], status=row["status"])
     thinking, attempt = split_thinking(row["reasoning"], row["content"], *thinking_tags)
     if row["malformed"]:
         return Answer(thinking, attempt, "malformed", row["malformed"])
-    if row["refusal"] or row["finish_reason"] in ("content_filter", "safety"):
+    if is_refusal(row):
         return Answer(thinking, attempt, "refusal", row["refusal"] or row["finish_reason"])
     if row["finish_reason"] == "length":
         return Answer(thinking, attempt, "truncated")

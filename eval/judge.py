@@ -2,14 +2,18 @@
 
 Blind: it sees the problem, the attempt and the reference, never who wrote the attempt. It is asked only where rules
 cannot tell, and only if a config names it. Its last line must be exactly Yes or No; where that fails
-(core.chat_api.MAX_TRIES), the answer stays ungraded and `Grade.grader` says why.
+(core.ask.MAX_TRIES times), the answer stays ungraded and `Grade.grader` says why.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from core.chat_api import ApiConfig, Ledger, Outcome, Prompt, ask, ask_until_read, last_line
-from core.log import say
-from core.runs import Journal
+from core.ask import Instructions, Outcome, ask_endpoint, last_line
+from core.config import option
+from core.endpoint import ApiConfig, RequestConfig
+from core.ledger import Prices
+from core.runs import Run
 from core.types import Grade, Question
 
 JUDGE = "judge-1"  # a new number for every change of the prompt
@@ -28,6 +32,16 @@ Explain your decision in at most five sentences. Then write one more line with a
 right, No if it is not."""
 
 REMINDER = "Reminder: the last line of your reply has to be the single word Yes or No, with nothing before or after it."
+
+
+@dataclass
+class JudgeConfig:
+    api: ApiConfig = option(ApiConfig(max_tokens=1024, options={"temperature": 0}), help="what is asked")
+    requests: RequestConfig = option(RequestConfig, help="how it is asked", affects_result=False)
+    prices: Prices = option(Prices, help="for the ledger and max_cost", affects_result=False)
+    max_cost: float | None = option(
+        None, help="never spend more on this run; a shard has its share of it", affects_result=False
+    )
 
 
 def is_unsettled(grade: Grade, question: Question) -> bool:
@@ -50,19 +64,15 @@ def reference_of(question: Question) -> str | None:
 
 
 def judge(
-    api: ApiConfig, attempts: Mapping[str, tuple[Question, str]], journal: Journal
-) -> tuple[dict[str, Grade], dict[str, float]]:
+    config: JudgeConfig, attempts: Mapping[str, tuple[Question, str]], run: Run, max_cost: float | None
+) -> tuple[dict[str, Grade], dict[str, Any]]:
     """(grades of responses, given by key with their question; what was spent on them, over all sittings).
 
-    journal: holds every reply; a response judged in it is not judged again.
+    Replies are journalled in <run>/judge; a response judged there is not judged again.
     """
     prompts = {key: prompt_of(question, response) for key, (question, response) in attempts.items()}
-    ledger = Ledger(api, journal.rows)
-    outcomes = ask_until_read(
-        prompts, lambda todo, take: ask(api, todo, ledger, take), read_verdict, REMINDER, journal, "judge", ledger.line
-    )
-    say(f"judge | {len(attempts):,} answers | {ledger.line()}")
-    return {key: _grade(outcome, f"{JUDGE} {api.model}") for key, outcome in outcomes.items()}, ledger.headline()
+    outcomes, spending = ask_endpoint(prompts, INSTRUCTIONS, config, run, "judge", max_cost)
+    return {key: _grade(outcome, f"{JUDGE} {config.api.model}") for key, outcome in outcomes.items()}, spending
 
 
 def _grade(outcome: Outcome, grader: str) -> Grade:
@@ -71,11 +81,14 @@ def _grade(outcome: Outcome, grader: str) -> Grade:
     return Grade(outcome.value == "Yes", None, grader)
 
 
-def prompt_of(question: Question, response: str) -> Prompt:
+def prompt_of(question: Question, response: str) -> str:
     parts = {"problem": question.text, "attempt": response, "reference": reference_of(question)}
-    return Prompt(SYSTEM, "\n\n".join(f"<{name}>\n{text}\n</{name}>" for name, text in parts.items()))
+    return "\n\n".join(f"<{name}>\n{text}\n</{name}>" for name, text in parts.items())
 
 
 def read_verdict(reply: str) -> str | None:
     line = last_line(reply)
     return line if line in ("Yes", "No") else None
+
+
+INSTRUCTIONS = Instructions(SYSTEM, REMINDER, read_verdict)

@@ -10,11 +10,12 @@ from tiny_tokenizer import tiny_tokenizer
 
 import inference.engine
 from core.chat import ChatFormat
-from core.chat_api import ApiConfig
 from core.config import UserError, load
+from core.endpoint import ApiConfig, RequestConfig
 from core.runs import Journal, read_record
 from core.types import Question, read_jsonl, write_jsonl
 from data.attempt import AttemptConfig, drawn, main
+from eval.judge import JudgeConfig
 from inference.scripted_engine import ScriptedEngine
 
 QUESTIONS = [Question.of(f"{i} + 1 = ?", str(i + 1), "integer", "test", "sums") for i in range(6)]
@@ -117,7 +118,8 @@ def test_a_judge_settles_what_rules_cannot_and_is_paid_once(engines, monkeypatch
 
     monkeypatch.setenv("TEST_KEY", "secret")
     with chat_server(script) as server:
-        judge = ApiConfig(base_url=server.url, model="judge", api_key_env="TEST_KEY", max_concurrency=1)
+        requests = RequestConfig(api_key_env="TEST_KEY", max_concurrency=1)
+        judge = JudgeConfig(ApiConfig(base_url=server.url, model="judge"), requests)
         config = attempt_config(judge=judge, model_name="qwen2.5-7b")
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr("data.attempt.write_jsonl", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -128,14 +130,15 @@ def test_a_judge_settles_what_rules_cannot_and_is_paid_once(engines, monkeypatch
     rows = list(read_jsonl(path / "grades.jsonl"))
     assert [row["correct"] for row in rows] == [True, False, None, False, True, False]
     assert [row["grader"].split(" (")[0] for row in rows] == ["judge-1 judge"] * 3 + ["rules-1"] * 3
-    assert "(unreadable: stop: ...Hard to tell.)" in rows[2]["grader"]
-    assert read_record(path)["headline"]["judge"]["num_replies"] == 5
+    assert "(unreadable: ...Hard to tell.)" in rows[2]["grader"]
+    assert read_record(path)["headline"]["judge"]["num_answers"] == 5
     assert not any("qwen" in str(body) for body in server.bodies), "the judge is blind"
 
 
 def test_a_judge_without_a_key_is_found_before_any_attempt(engines):
-    config = attempt_config(judge=ApiConfig(base_url="http://x", model="judge", api_key_env="NOT_SET"))
-    with pytest.raises(UserError, match="set the environment variable NOT_SET"):
+    judge = JudgeConfig(ApiConfig(base_url="http://x", model="judge"), RequestConfig(api_key_env="NOT_SET"))
+    config = attempt_config(judge=judge)
+    with pytest.raises(UserError, match="environment variable NOT_SET .* is not set"):
         main(config)
     assert not engines
 

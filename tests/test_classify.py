@@ -1,7 +1,7 @@
 """Every question ends with one subject of the list or one reason, whatever the endpoint does; nothing is paid twice."""
 
-import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,12 +15,13 @@ from tiny_tokenizer import tiny_tokenizer
 
 import data.classify
 import inference.engine
-from core import chat_api
-from core.chat_api import MAX_TRIES, ApiConfig, Ledger, Prompt, Reply
+from core.ask import MAX_TRIES
 from core.config import UserError, load
+from core.endpoint import ApiConfig, RequestConfig, worst_usage
+from core.ledger import Ledger, Prices, Usage
 from core.runs import Journal, read_record, run_path
-from core.types import Question, read_jsonl, write_jsonl
-from data.classify import REMINDER, ClassifyConfig, main, prompt_of, read_code
+from core.types import Question, question_id, read_jsonl, write_jsonl
+from data.classify import CHARS_PER_TOKEN, INSTRUCTIONS, REMINDER, SYSTEM, ClassifyConfig, main, prompt_of, read_code
 from data.msc import SUBJECTS
 from inference.scripted_engine import ScriptedEngine
 
@@ -50,11 +51,12 @@ def in_tmp(tmp_path, monkeypatch):
     monkeypatch.setenv("TEST_KEY", KEY)
 
 
-def config_for(server: ChatServer, asked: list[Question] = NUMBERED, **api) -> ClassifyConfig:
+def config_for(server: ChatServer, asked: list[Question] = NUMBERED, max_tokens: int = 512, **how) -> ClassifyConfig:
+    """how: fields of RequestConfig that differ from the usual ones."""
     write_jsonl("questions.jsonl", asked)
-    usual = {"api_key_env": "TEST_KEY", "retries": 2, "retry_wait_s": 0.001, "timeout_s": 20.0, "max_concurrency": 4}
-    endpoint = ApiConfig(base_url=server.url, model="fake", **{**usual, **api})
-    return ClassifyConfig(name="t", questions="questions.jsonl", api=endpoint)
+    usual = {"api_key_env": "TEST_KEY", "max_attempts": 3, "first_wait": 0.001, "max_wait": 0.001, "max_concurrency": 4}
+    api = ApiConfig(base_url=server.url, model="fake", max_tokens=max_tokens)
+    return ClassifyConfig("t", "questions.jsonl", api, RequestConfig(**{"timeout": 20.0, **usual, **how}))
 
 
 def test_every_question_ends_with_a_subject_or_a_reason():
@@ -98,14 +100,16 @@ def test_every_question_ends_with_a_subject_or_a_reason():
     }
     asked = server.num_asked
     assert asked["garbage for ever"] == asked["empty"] == MAX_TRIES == 3
-    assert asked["500 for ever"] == 3 and asked["bad request"] == 1, "retries=2, where they may help"
+    assert asked["500 for ever"] == 3 and asked["bad request"] == 1, "max_attempts=3, where they may help"
     assert asked["refused"] == asked["filtered"] == asked["right"] == 1
     first, second = times["rate limited"]
     assert second - first >= 0.2, "Retry-After wins over our own wait of a millisecond"
     again = [b["messages"][-1]["content"] for b in server.bodies if "unknown code" in b["messages"][-1]["content"]]
     assert [REMINDER in message for message in again] == [False, True]
     headline = read_record(path)["headline"]
-    assert headline["num_replies"] == server.num_paid.total() and headline["num_classified"] == len(found)
+    assert headline["spending"]["num_answers"] == server.num_paid.total() + 2 and headline["num_classified"] == len(
+        found
+    )
 
 
 def test_a_reply_that_never_comes_is_dropped_and_the_others_go_on():
@@ -113,10 +117,10 @@ def test_a_reply_that_never_comes_is_dropped_and_the_others_go_on():
         return "HANG" if problem_of(user) == "hangs" else "11"
 
     with chat_server(script) as server:
-        path = main(config_for(server, questions(["hangs", "answers"]), timeout_s=0.3, retries=1))
+        path = main(config_for(server, questions(["hangs", "answers"]), timeout=0.3, max_attempts=2))
     assert server.num_asked["hangs"] == 2 and len(list(read_jsonl(path / "domains.jsonl"))) == 1
     (row,) = read_jsonl(path / "dropped.jsonl")
-    assert row["reason"] == "api_error" and "timed out" in row["detail"]
+    assert row["reason"] == "api_error" and "Timeout" in row["detail"]
 
 
 class Killed(BaseException):
@@ -130,7 +134,8 @@ def test_a_stopped_run_goes_on_and_ends_as_the_uninterrupted_one(monkeypatch):
 
         def append_five(journal, row):
             append(journal, row)
-            appended.append(row["key"])
+            if row["event"] == "answered":
+                appended.append(row["question"])
             if len(appended) == 5:
                 raise Killed
 
@@ -139,8 +144,8 @@ def test_a_stopped_run_goes_on_and_ends_as_the_uninterrupted_one(monkeypatch):
             main(config)
         monkeypatch.setattr(Journal, "append", append)
         path = main(config)
-        texts = {q.id: q.text for q in NUMBERED}
-        assert all(server.num_asked[texts[id]] == 1 for id in appended), "what is journalled is not asked again"
+        texts = {question_id(prompt_of(q)): q.text for q in NUMBERED}
+        assert all(server.num_asked[texts[key]] == 1 for key in appended), "what is journalled is not asked again"
         killed = (path / "domains.jsonl").read_bytes()
         whole = main(replace(config, name="whole"))
         assert (whole / "domains.jsonl").read_bytes() == killed
@@ -155,8 +160,8 @@ def test_kill_9_halfway():
 
     with chat_server(script) as server:
         write_jsonl("questions.jsonl", NUMBERED)
-        api = f"api={{base_url: '{server.url}', model: fake, api_key_env: TEST_KEY, max_concurrency: 2}}"
-        arguments = ["-m", "data.classify", "name=t", "questions=questions.jsonl", api]
+        api = [f"api.base_url={server.url}", "api.model=fake", "requests={api_key_env: TEST_KEY, max_concurrency: 2}"]
+        arguments = ["-m", "data.classify", "name=t", "questions=questions.jsonl", *api]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen([sys.executable, *arguments], env=environment, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
@@ -164,40 +169,44 @@ def test_kill_9_halfway():
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        (journal,) = Path("outputs/data").glob("t-*/replies.jsonl")
-        kept = {row["key"] for row in Journal.read(journal)}
+        (journal,) = Path("outputs/data").glob("t-*/classify/*.jsonl")
+        kept = {row["question"] for row in Journal.read(journal) if row["event"] == "answered"}
         assert 0 < len(kept) < len(NUMBERED)
         subprocess.run([sys.executable, *arguments], env=environment, check=True)
-        assert [row["question_id"] for row in read_jsonl(journal.parent / "domains.jsonl")] == [q.id for q in NUMBERED]
-        assert all(server.num_paid[q.text] == 1 for q in NUMBERED if q.id in kept)
+        domains = read_jsonl(journal.parent.parent / "domains.jsonl")
+        assert [row["question_id"] for row in domains] == [q.id for q in NUMBERED]
+        assert all(server.num_paid[q.text] == 1 for q in NUMBERED if question_id(prompt_of(q)) in kept)
         assert server.num_paid.total() <= len(NUMBERED) + 2, "only what was in flight is paid again"
 
 
 def test_max_cost_holds_and_a_higher_one_goes_on():
-    prices = {"price_input": 10.0, "price_output": 40.0, "max_tokens": 100}  # a reply costs 1.4 cents
     with chat_server(answer_numbered) as server:
-        config = config_for(server, max_cost=0.2, **prices)
-        with pytest.raises(UserError, match=r"max_cost=\$0.20: \$0.\d+ is spent.*higher max_cost goes on"):
+        config = config_for(server, max_tokens=100)
+        config = replace(config, prices=Prices(10.0, None, 40.0), max_cost=0.2)  # a reply costs 1.4 cents
+        with pytest.raises(UserError, match=r"max_cost=0.20: 0.\d+ is spent.*higher max_cost goes on"):
             main(config)
         paid = dict(server.num_paid)
         assert 0 < server.cost(10.0, 40.0) <= 0.2 and len(paid) < len(NUMBERED)
-        path = main(replace(config, api=replace(config.api, max_cost=5.0, max_concurrency=2)))
+        path = main(replace(config, max_cost=5.0, requests=replace(config.requests, max_concurrency=2)))
         assert set(server.num_paid.values()) == {1}
-        assert read_record(path)["headline"]["cost"] == pytest.approx(server.cost(10.0, 40.0))
+        assert read_record(path)["headline"]["spending"]["cost"] == pytest.approx(server.cost(10.0, 40.0))
 
 
-def test_the_ledger_reserves_the_worst_case():
-    api = ApiConfig(base_url="x", model="m", max_tokens=10, price_input=1.0, price_output=1.0, max_cost=300e-6)
-    ledger, prompt = Ledger(api), Prompt("a" * 40, "\u00e9" * 10)  # 60 bytes, 64 for the template, 10 written
-    first = ledger.reserve(prompt)
-    assert first == pytest.approx(134e-6)
-    second = ledger.reserve(prompt)
-    assert not ledger.fits(prompt)
-    ledger.settle(first, Reply("x", "stop", None, 20, 5))
-    assert ledger.fits(prompt) and ledger.cost == pytest.approx(25e-6)
-    ledger.settle(second, ledger.with_usage(prompt, Reply("x", "stop")))
-    assert ledger.cost == pytest.approx(159e-6), "a usage that is not told counts as the worst case"
-    assert ledger.fits(prompt) and not ledger.fits(Prompt("a" * 100, "a"))
+def test_a_request_reserves_its_worst_case():
+    api = ApiConfig(system="a" * 40, max_tokens=10)
+    worst = worst_usage("\u00e9" * 10, api, RequestConfig())
+    assert worst == Usage(60 + 2 * 64, 0, 10), "a token a byte, and 64 for the template around each message"
+    ledger = Ledger(Prices(1.0, None, 1.0))
+    limits = {"max_input_tokens": worst.input_tokens, "max_output_tokens": worst.output_tokens}
+    for key in "ab":
+        assert ledger.fits(worst, 400e-6)
+        ledger.apply({"event": "started", "question": key, **limits})
+    assert not ledger.fits(worst, 400e-6)
+    ledger.apply({"event": "answered", "question": "a", "usage": {"input_tokens": 20, "output_tokens": 5}})
+    assert ledger.fits(worst, 422e-6) and ledger.cost == pytest.approx(25e-6)
+    ledger.apply({"event": "answered", "question": "b", "usage": None})
+    assert ledger.prices.cost(ledger.committed) == pytest.approx(223e-6), "an untold usage counts as the worst case"
+    assert not ledger.fits(worst, 420e-6)
 
 
 def test_the_key_stays_in_the_environment(capsys):
@@ -210,7 +219,7 @@ def test_the_key_stays_in_the_environment(capsys):
         path = main(config_for(server))
     assert {headers["authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
     (row,) = read_jsonl(path / "dropped.jsonl")
-    assert row["reason"] == "api_error" and "status 500, Bearer ***" in row["detail"]
+    assert row["reason"] == "api_error" and "status 500, Bearer [key]" in row["detail"]
     written = [file for file in Path("outputs").rglob("*") if file.is_file()]
     assert len(written) > 5 and not any(KEY.encode() in file.read_bytes() for file in written)
     assert KEY not in "".join(capsys.readouterr())
@@ -219,30 +228,32 @@ def test_the_key_stays_in_the_environment(capsys):
 def test_a_config_that_cannot_work_is_one_clear_line(monkeypatch):
     with chat_server(lambda user, before: 401) as server:
         config = config_for(server)
-        with pytest.raises(UserError, match=r"refuses model 'fake': AuthenticationError.*\*\*\*"):
+        with pytest.raises(UserError, match=r"the endpoint refuses requests: HTTP 401: status 401, Bearer \[key\]"):
             main(config)
         assert server.num_asked.total() <= 4, "and nobody else is asked"
         wrong = {
-            "max_cost cannot hold without price": {"max_cost": 1.0},
-            "set the environment variable NOT_SET": {"api_key_env": "NOT_SET"},
-            "the name of an environment variable, not the key": {"api_key_env": KEY},
+            "max_cost needs prices": {"max_cost": 1.0},
+            "environment variable NOT_SET .* is not set": {"requests": RequestConfig(api_key_env="NOT_SET")},
+            "the name of an environment variable, in capitals, not the key": {"requests": RequestConfig(KEY)},
+            "the API key stands in the config": {"name": f"with {KEY}"},
+            "a system message of its own": {"api": replace(config.api, system="Be kind.")},
         }
         for message, changes in wrong.items():
             with pytest.raises(UserError, match=message) as error:
-                main(config_for(server, **changes))
+                main(replace(config, **changes))
             assert KEY not in str(error.value)
-        for changes in ({"api": None}, {"model": "m"}):
+        for changes in ({"api": ApiConfig()}, {"model": "m"}):
             with pytest.raises(UserError, match="who classifies"):
                 main(replace(config, **changes))
-    with pytest.raises(UserError, match="12 requests in a row failed, the last one: APIConnectionError"):
-        main(replace(config_for(server), name="nobody there"))
+    nobody_there = config_for(server, max_failures_in_a_row=5)
+    with pytest.raises(UserError, match="5 questions in a row failed, the last one with: no connection"):
+        main(replace(nobody_there, name="nobody there"))
 
 
-def test_an_endpoint_that_goes_away_stops_the_run(monkeypatch):
-    monkeypatch.setattr(chat_api, "MAX_FAILURES_IN_A_ROW", 4)
+def test_an_endpoint_that_goes_away_stops_the_run():
     with chat_server(lambda user, before: "11" if problem_of(user).startswith("0 ") else 500) as server:
-        with pytest.raises(UserError, match="4 requests in a row failed"):
-            main(config_for(server, max_concurrency=1))
+        with pytest.raises(UserError, match="4 questions in a row failed"):
+            main(config_for(server, max_concurrency=1, max_failures_in_a_row=4))
         server.script = answer_numbered
         path = main(config_for(server))
     assert len(list(read_jsonl(path / "domains.jsonl"))) == len(NUMBERED)
@@ -252,13 +263,14 @@ def test_an_endpoint_that_goes_away_stops_the_run(monkeypatch):
 def test_a_dry_run_asks_nothing_and_leaves_nothing(capsys, monkeypatch):
     monkeypatch.delenv("TEST_KEY")
     with chat_server(answer_numbered) as server:
-        config = config_for(server, price_input=2.0, price_output=8.0, max_cost=3.0, max_tokens=500)
+        config = replace(config_for(server, max_tokens=500), prices=Prices(2.0, None, 8.0), max_cost=3.0)
         assert main(replace(config, dry_run=True)) is None
     assert not server.bodies and not Path("outputs").exists()
     said = capsys.readouterr().err
-    read = sum(len(p.system) + len(p.user) for p in map(prompt_of, NUMBERED)) / chat_api.CHARS_PER_TOKEN
-    assert "12 requests to fake" in said and f"about {read:,.0f} tokens read, 1,200 written" in said
-    assert f"about ${(read * 2 + 1200 * 8) / 1e6:.2f}; ${(read * 2 + 6000 * 8) / 1e6:.2f} if every" in said
+    read = sum(len(SYSTEM) + len(prompt_of(q)) for q in NUMBERED) / CHARS_PER_TOKEN
+    assert "12 questions, 0 asked before: 12 requests" in said
+    assert f"{read:,.0f} tokens in, 1,200 tokens out, cost {(read * 2 + 1200 * 8) / 1e6:.2f}" in said
+    assert re.search(r"at most [\d,]+ tokens in, 6,000 tokens out, cost", said)
     assert run_path("data", replace(config, dry_run=True)) == run_path("data", config), "it counts what is journalled"
 
 
@@ -295,7 +307,7 @@ def test_a_local_model_classifies(monkeypatch):
         return loaded[-1], tokenizer
 
     monkeypatch.setattr(inference.engine, "load_engine", load_engine)
-    monkeypatch.setattr(data.classify, "SYSTEM", "Which subject?")
+    monkeypatch.setattr(data.classify, "INSTRUCTIONS", replace(INSTRUCTIONS, system="Which subject?"))
     write_jsonl("questions.jsonl", questions(["easy", "hard", "never", "x" * 900]))
     config = ClassifyConfig(name="t", questions="questions.jsonl", model="m", max_answer_tokens=16)
     path = main(config)
@@ -329,15 +341,14 @@ def test_the_subjects_are_those_of_the_paper():
     52 53 54 55 57 58 60 62 65 68 70 74 76 78 80 81 82 83 85 86 90 91 92 93 94 97"""
     assert list(SUBJECTS) == codes.split() and len(SUBJECTS) == 61
     assert len({s.title for s in SUBJECTS.values()}) == 61 and all(s.covers for s in SUBJECTS.values())
-    system = prompt_of(NUMBERED[0]).system
-    assert all(f"\n{s.code} {s.title}: {s.covers}\n" in system for s in SUBJECTS.values())
+    assert all(f"\n{s.code} {s.title}: {s.covers}\n" in SYSTEM for s in SUBJECTS.values())
 
 
 def test_a_huge_question_is_cut():
     prompt = prompt_of(questions(["begin " + "x" * 10_000_000])[0])
-    assert len(prompt.user) < 21_000 and "begin" in prompt.user and "left out" in prompt.user
+    assert len(prompt) < 21_000 and "begin" in prompt and "left out" in prompt
 
 
 def test_the_checked_in_config_loads():
     config = load(ClassifyConfig, [str(ROOT / "configs/data/classify.yaml"), "questions=x"])
-    assert config.api.max_cost and config.api.price_output and json.dumps(config.api.request)
+    assert config.max_cost and config.prices.are_known and config.api.options == {"temperature": 0}

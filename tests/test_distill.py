@@ -23,11 +23,7 @@ from tiny_tokenizer import tiny_tokenizer
 
 import inference.engine
 from core.config import UserError, load
-from core.runs import Journal, read_record
-from core.types import Question, read_jsonl, write_jsonl
-from data import distill
-from data.distill import DistillConfig, main
-from data.endpoint import (
+from core.endpoint import (
     ApiConfig,
     ChatEndpoint,
     Reply,
@@ -38,7 +34,11 @@ from data.endpoint import (
     waiting_time,
     worst_usage,
 )
-from data.ledger import AnswerStore, Ledger, Prices, Usage
+from core.ledger import AnswerStore, Ledger, Prices, Usage
+from core.runs import Journal, read_record
+from core.types import Question, read_jsonl, write_jsonl
+from data import distill
+from data.distill import DistillConfig, main
 from data.teachers import LocalConfig, answer_of_row, source_answer, split_thinking
 from inference.scripted_engine import ScriptedEngine
 
@@ -208,7 +208,7 @@ def test_max_cost_is_never_exceeded_and_nearly_used(server, space):
     questions = [ask("cut" if number % 3 == 0 else "good", number) for number in range(20)]
     config = config_for(server, space, questions, max_cost=0.15)
     path = main(config)
-    worst = PRICES.cost(worst_usage(questions[0], config.api, config.requests))
+    worst = PRICES.cost(worst_usage(questions[0].text, config.api, config.requests))
     spent = spending(path)
     assert PRICES.cost(charged(server, space)) <= spent["cost_at_most"] <= 0.15
     assert spent["cost_at_most"] > 0.15 - worst - 0.001, "asking stops when another request might not fit, not before"

@@ -34,7 +34,7 @@ def test_only_what_rules_leave_open_is_judged(asked, response, unsettled):
 
 def test_the_prompt_holds_problem_attempt_and_reference_and_nothing_else():
     asked = question("five", "open", solution="Count them.", teacher="gemini")
-    user = prompt_of(asked, "There are 5.").user
+    user = prompt_of(asked, "There are 5.")
     assert [user.count(text) for text in ("What is it?", "There are 5.", "five")] == [1, 1, 1]
     assert not any(text in user for text in ("gemini", "source", "domain", "Count them."))
     assert reference_of(question(None, "open", solution="Count them.")) == "Count them."

@@ -1,6 +1,6 @@
 """Who was asked what, what came back, and what it cost: a journal of requests, and sums over it.
 
-Every request to a paid teacher is a row or two of an append-only journal, flushed before anything else happens:
+Every request to a paid endpoint is a row or two of an append-only journal, flushed before anything else happens:
 
     started    about to be sent, with the most tokens it can be charged for
     failed     ended without an answer; `maybe_paid` where contact was lost and nobody can tell
@@ -68,6 +68,11 @@ class Prices:
         return (
             fresh_tokens * self.input + usage.cached_input_tokens * cached + usage.output_tokens * self.output
         ) / 1e6
+
+    def described(self, usage: Usage) -> str:
+        cost = self.cost(usage)
+        money = "cost unknown without prices" if cost is None else f"cost {cost:,.2f}"
+        return f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} tokens out, {money}"
 
 
 class Ledger:

@@ -1,7 +1,8 @@
-"""Asking an OpenAI-compatible chat endpoint many questions, each answer paid once.
+"""Asking an OpenAI-compatible chat endpoint many things, each answer paid once: teachers, judges, classifiers.
 
 Reasoning comes in a field of its own (`reasoning_content` of DeepSeek, `reasoning` of vLLM and OpenRouter) or between
-tags in the text. Requests and replies go into the journal of data/ledger.py first; data/teachers.py reads them there.
+tags in the text. Requests and replies go into the journal of core/ledger.py first; who asks reads them there
+(core/ask.py, data/teachers.py).
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,10 +19,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from core.config import UserError, option
+from core.ledger import AnswerStore, Ledger, Usage
 from core.log import Progress
 from core.runs import OUTPUTS
-from core.types import Question, question_id
-from data.ledger import AnswerStore, Ledger, Usage
 
 # The request could not be what we meant: every other one would fail as well
 FATAL_STATUSES = frozenset({301, 302, 303, 307, 308, 401, 402, 403, 404, 405})
@@ -36,7 +36,7 @@ MAX_ERROR_CHARS = 300
 
 @dataclass
 class ApiConfig:
-    """What is asked. base_url, model, system and options name the teacher, and with it its store of paid answers."""
+    """What is asked. base_url, model, system and options name a teacher, and with it its store of paid answers."""
 
     base_url: str | None = option(None, help="up to, and without, /chat/completions")
     model: str | None = option(None, help="name of the teacher at the endpoint")
@@ -44,7 +44,7 @@ class ApiConfig:
     max_tokens: int = option(32768, help="limit of reasoning and answer together")
     max_tokens_field: str = option("max_tokens", help="what the endpoint calls it (OpenAI: max_completion_tokens)")
     thinking_tags: list[str] = option(["<think>", "</think>"], help="around reasoning that comes inside the text")
-    options: dict[str, Any] = option({}, help="passed verbatim in the request: temperature, reasoning_effort, ...")
+    options: dict[str, Any] = option({}, help="more of the request, verbatim: temperature, ...; null leaves one out")
 
 
 @dataclass
@@ -76,10 +76,14 @@ def teacher_folder(api: ApiConfig) -> Path:
     return OUTPUTS / "answers" / f"{name}-{digest}"
 
 
-def check_api(api: ApiConfig, requests: RequestConfig) -> None:
-    """Raises UserError for settings that cannot work, and for a key where one would be written down."""
+def check(config: Any) -> None:
+    """Raises UserError for settings that cannot work, and for a key where one would be written down.
+
+    config: a dataclass with `api`, `requests`, `prices` and `max_cost`.
+    """
+    api, requests = config.api, config.requests
     if not api.base_url or not api.model:
-        raise UserError("teacher=openai needs api.base_url=... and api.model=...")
+        raise UserError("an endpoint needs api.base_url=... and api.model=...")
     url = urlsplit(api.base_url)
     if url.username or url.password or url.query:
         raise UserError("api.base_url holds credentials or a query; name the key's variable in requests.api_key_env")
@@ -97,6 +101,11 @@ def check_api(api: ApiConfig, requests: RequestConfig) -> None:
         raise UserError(f"api.options: {own[0]!r} is not passed on; api.max_tokens and its neighbours say that")
     if min(requests.max_concurrency, requests.max_attempts, api.max_tokens, requests.max_failures_in_a_row) < 1:
         raise UserError("max_concurrency, max_attempts, max_failures_in_a_row and max_tokens must be at least 1")
+    if config.max_cost is not None and not config.prices.are_known:
+        raise UserError("max_cost needs prices.input and prices.output")
+    key = os.environ.get(requests.api_key_env or "", "").strip()
+    if len(key) >= SHORTEST_SECRET and key in json.dumps(asdict(config)):
+        raise UserError("the API key stands in the config, which every run writes down; leave it in the environment")
 
 
 def read_api_key(requests: RequestConfig) -> str | None:
@@ -110,9 +119,9 @@ def read_api_key(requests: RequestConfig) -> str | None:
     return key
 
 
-def worst_usage(question: Question, api: ApiConfig, requests: RequestConfig) -> Usage:
+def worst_usage(text: str, api: ApiConfig, requests: RequestConfig) -> Usage:
     """The most one request can be charged for. No tokenizer makes more tokens of a text than it has bytes."""
-    texts = [question.text, *([api.system] if api.system else [])]
+    texts = [text, *([api.system] if api.system else [])]
     num_bytes = sum(len(text.encode("utf-8", "surrogatepass")) + EXTRA_INPUT_TOKENS for text in texts)
     return Usage(num_bytes, 0, requests.max_billed_tokens or api.max_tokens)
 
@@ -226,6 +235,11 @@ def seconds_of(retry_after: str | None) -> float | None:
     return max(0.0, (then.replace(tzinfo=then.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
+def is_refusal(row: Mapping[str, Any]) -> bool:
+    """Of an `answered` row."""
+    return bool(row["refusal"]) or row["finish_reason"] in ("content_filter", "safety")
+
+
 # Asking
 
 
@@ -233,45 +247,51 @@ class ChatEndpoint:
     """One OpenAI-compatible endpoint. `ask` is one request; it writes nothing and tries nothing twice."""
 
     def __init__(self, api: ApiConfig, requests: RequestConfig, api_key: str | None):
-        import httpx
+        import openai
 
         self.api, self.requests, self._api_key = api, requests, api_key
-        self._url = api.base_url.rstrip("/") + "/chat/completions"
         # without a stream nothing comes before all has been written
         silence = requests.idle_timeout if requests.stream else requests.timeout
-        self._client = httpx.AsyncClient(
-            headers={
-                "Content-Type": "application/json",
-                **({"Authorization": f"Bearer {api_key}"} if api_key else {}),
-            },
-            timeout=httpx.Timeout(silence, connect=min(30.0, silence), pool=None),
-            limits=httpx.Limits(max_connections=requests.max_concurrency),
+        self._client = openai.AsyncOpenAI(
+            base_url=api.base_url,
+            api_key=api_key or "none",  # None would take OPENAI_API_KEY, which is for somebody else
+            max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(
+                timeout=openai.Timeout(silence, connect=min(30.0, silence), pool=None), follow_redirects=False
+            ),
         )
 
     async def __aenter__(self) -> "ChatEndpoint":
         return self
 
     async def __aexit__(self, *exception) -> None:
-        await self._client.aclose()
+        await self._client.close()
 
     async def ask(self, text: str, idempotency_key: str) -> dict[str, Any]:
         """The fields of an `answered` row. Neither they nor the words of RequestFailed ever hold the key."""
-        import httpx
+        import httpx2
+        import openai
 
+        headers = {"Idempotency-Key": idempotency_key, **({} if self._api_key else {"Authorization": openai.Omit()})}
         reply = Reply()
         try:
             async with (
                 asyncio.timeout(self.requests.timeout),
-                self._client.stream(
-                    "POST", self._url, content=self._body(text), headers={"Idempotency-Key": idempotency_key}
+                self._client.chat.completions.with_streaming_response.create(
+                    model=self.api.model,
+                    messages=self._messages(text),
+                    extra_headers=headers,
+                    extra_body=self._more_fields(),
                 ) as response,
             ):
-                if response.status_code != 200:
-                    raise await self._refused(response)
                 await self._collect(response, reply)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise RequestFailed(self.scrub(f"no connection: {error}")) from None
-        except (httpx.HTTPError, TimeoutError) as error:
+        except openai.APIStatusError as error:
+            raise self._refused(error.response) from None
+        except (openai.APIConnectionError, httpx2.HTTPError, TimeoutError) as error:
+            if isinstance(error, openai.APIConnectionError):  # what happened before the headers came
+                error = error.__cause__
+            if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+                raise RequestFailed(self.scrub(f"no connection: {error}")) from None
             if reply.finish_reason is None:  # else all is there but the account
                 raise RequestFailed(self.scrub(f"{type(error).__name__}: {error}"), maybe_paid=True) from None
         except RequestFailed as failure:
@@ -285,17 +305,18 @@ class ChatEndpoint:
             text = text.replace(self._api_key, "[key]")
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
-    def _body(self, text: str) -> bytes:
-        messages = [{"role": "user", "content": text}]
-        if self.api.system is not None:
-            messages.insert(0, {"role": "system", "content": self.api.system})
-        body = {"model": self.api.model, "messages": messages, self.api.max_tokens_field: self.api.max_tokens}
-        if self.requests.stream:
-            body |= {"stream": True, "stream_options": {"include_usage": True}}
-        return json.dumps(body | self.api.options).encode()
+    def _messages(self, text: str) -> list[dict[str, str]]:
+        system = [] if self.api.system is None else [{"role": "system", "content": self.api.system}]
+        return [*system, {"role": "user", "content": text}]
 
-    async def _refused(self, response: Any) -> RequestFailed:
-        body = self.scrub((await response.aread()).decode("utf-8", "replace"))  # before anything is cut
+    def _more_fields(self) -> dict[str, Any]:
+        """Of the request, as they are: the openai package would parse a stream that it knows of."""
+        stream = {"stream": True, "stream_options": {"include_usage": True}} if self.requests.stream else {}
+        fields = {self.api.max_tokens_field: self.api.max_tokens, **stream, **self.api.options}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def _refused(self, response: Any) -> RequestFailed:
+        body = self.scrub(response.content.decode("utf-8", "replace"))  # before anything is cut
         try:
             said = json.loads(body)["error"]
             said = said["message"] if isinstance(said, dict) else said
@@ -310,7 +331,7 @@ class ChatEndpoint:
         if is_stream:
             await self._read_stream(response, reply)
         else:
-            reply.add(self.scrub((await response.aread()).decode("utf-8", "replace")))
+            reply.add(self.scrub((await response.read()).decode("utf-8", "replace")))
         if reply.finish_reason in BROKEN_OFF or (is_stream and not reply.finish_reason and not reply.malformed):
             reply.finish_reason, reason = None, reply.finish_reason
             raise RequestFailed(f"the answer broke off ({reason or 'the stream ended'})", maybe_paid=True)
@@ -319,7 +340,7 @@ class ChatEndpoint:
 
     async def _read_stream(self, response: Any, reply: Reply) -> None:
         rest = b""
-        async for data in response.aiter_bytes():
+        async for data in response.iter_bytes():
             *lines, rest = (rest + data).split(b"\n")  # not at U+2028 and the like, which JSON may hold
             for line in lines:
                 self._read_line(line, reply)
@@ -342,7 +363,7 @@ class NotAsked(Exception):
 
 
 class Asking:
-    """Asks many questions of one endpoint: bounded concurrency, bounded retries, every request in the journal first.
+    """Asks one endpoint many things: bounded concurrency, bounded retries, every request in the journal first.
 
     max_cost: no request is sent whose worst case, with all others in flight at theirs, would exceed it. An answer that
         is charged more than its worst case (the endpoint ignores max_tokens) stops the asking.
@@ -356,23 +377,23 @@ class Asking:
         self._failures_in_a_row: list[tuple[str, RequestFailed]] = []
         self._ended = asyncio.Condition()  # notified when a request has ended
 
-    async def all(self, questions: Iterable[Question]) -> None:
-        """told() is called after each question. Raises UserError where `stopped`, when what was in flight has ended."""
-        waiting = iter(questions)
+    async def all(self, texts: Mapping[str, str]) -> None:
+        """texts: by the key of their rows. told() is called after each of them. Raises UserError where `stopped`, when
+        what was in flight has ended."""
+        waiting = iter(texts.items())
         await asyncio.gather(*(self._work(waiting) for _ in range(self.requests.max_concurrency)))
         if self.stopped:
             raise UserError(f"{self.stopped}; paid answers are kept, the same command resumes")
         self._write_failures()
 
-    async def _work(self, waiting: Iterator[Question]) -> None:
-        while not self.stopped and (question := next(waiting, None)) is not None:
-            await self._ask(question)
+    async def _work(self, waiting: Iterator[tuple[str, str]]) -> None:
+        while not self.stopped and (asked := next(waiting, None)) is not None:
+            await self._ask(*asked)
             self.told()
 
-    async def _ask(self, question: Question) -> None:
+    async def _ask(self, key: str, text: str) -> None:
         from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
-        key = question_id(question.text)
         attempts = AsyncRetrying(
             stop=stop_after_attempt(self.requests.max_attempts),
             wait=waiting_time(self.requests),
@@ -382,7 +403,7 @@ class Asking:
         try:
             async for attempt in attempts:
                 with attempt:
-                    await self._ask_once(question, key)
+                    await self._ask_once(key, text)
         except NotAsked:
             pass  # no row: the question is as open as before
         except RequestFailed as failure:
@@ -390,11 +411,11 @@ class Asking:
         else:
             self._write_failures()
 
-    async def _ask_once(self, question: Question, key: str) -> None:
-        worst = worst_usage(question, self.api, self.requests)
+    async def _ask_once(self, key: str, text: str) -> None:
+        worst = worst_usage(text, self.api, self.requests)
         await self._start(key, worst)
         try:
-            answered = await self.endpoint.ask(question.text, self.store.idempotency_key(key))
+            answered = await self.endpoint.ask(text, self.store.idempotency_key(key))
         except RequestFailed as failure:
             failed = {"status": failure.status, "error": failure.error, "maybe_paid": failure.maybe_paid}
             self.store.record("failed", key, **failed)
@@ -456,16 +477,15 @@ def waiting_time(requests: RequestConfig) -> Callable[[Any], float]:
 
 
 def ask_all(
-    questions: Sequence[Question],
+    texts: Mapping[str, str],
     api: ApiConfig,
     requests: RequestConfig,
     store: AnswerStore,
     max_cost: float | None,
     progress: Progress,
 ) -> None:
-    """Asks the questions until each has its row in the store, or max_cost leaves no room for another request."""
+    """Asks the texts until the key of each has its row in the store, or max_cost leaves no room for another request."""
     api_key = read_api_key(requests)
-    todo = {question_id(q.text): q for q in questions}  # one text is asked once
     num_asked = 0
 
     def told() -> None:
@@ -475,7 +495,7 @@ def ask_all(
 
     async def work() -> None:
         async with ChatEndpoint(api, requests, api_key) as endpoint:
-            await Asking(endpoint, store, max_cost, told).all(todo.values())
+            await Asking(endpoint, store, max_cost, told).all(texts)
 
     asyncio.run(work())
 
