@@ -207,6 +207,7 @@ NASTY = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*CASES, "GPQA"])
 def test_any_row_is_a_question_or_dropped(case):
     key, subset, row = CASES[case][:3] if case in CASES else ("GPQA", "gpqa_extended", GPQA)
@@ -234,6 +235,7 @@ def real_questions(tmp_path_factory):
     return folder, [question_from_row(row) for row in read_jsonl(folder / "questions.jsonl")]
 
 
+@pytest.mark.slow
 def test_real_rows_give_thousands_of_questions(real_questions):
     folder, questions = real_questions
     counts = {entry["source"]: entry for entry in json.loads((folder / "counts.json").read_text())}
@@ -248,6 +250,7 @@ def test_real_rows_give_thousands_of_questions(real_questions):
     assert all(q.metadata["tests"]["samples"] for q in questions if q.metadata["dataset"] == "USACO")
 
 
+@pytest.mark.slow
 def test_real_rows_give_the_ids_and_sources_of_the_published_s1k(real_questions):
     by_id = {question.id: question for question in real_questions[1]}
     with gzip.open(REAL / "s1k" / "s1k_published_without_gpqa.jsonl.gz", "rt") as lines:

@@ -49,6 +49,7 @@ def engines(tmp_path, monkeypatch):
     return loaded
 
 
+@pytest.mark.slow
 def test_a_failed_attempt_resumes_and_pays_for_nothing_twice(engines):
     config = AttemptConfig(name="t", questions="questions.jsonl", model="fails", max_answer_tokens=20)
     with pytest.raises(RuntimeError):
@@ -103,6 +104,7 @@ def test_an_attempt_may_fill_the_context_and_what_does_not_fit_in_it_is_not_wron
     assert long["correct"] is None and "not attempted: prompt, close and answer need" in long["grader"]
 
 
+@pytest.mark.slow
 def test_a_judge_settles_what_rules_cannot_and_is_paid_once(engines, monkeypatch):
     """0 + 1 and 1 + 1 have a free answer, 2 + 1 only a worked solution; the rules settle the others."""
     kinds = [("open", "one"), ("open", "two"), ("integer", None)] + [("integer", str(i + 1)) for i in range(3, 6)]

@@ -59,6 +59,7 @@ def config_for(server: ChatServer, asked: list[Question] = NUMBERED, max_tokens:
     return ClassifyConfig("t", "questions.jsonl", api, RequestConfig(**{"timeout": 20.0, **usual, **how}))
 
 
+@pytest.mark.slow
 def test_every_question_ends_with_a_subject_or_a_reason():
     ok = "It is about primes.\n11"
     replies = {
@@ -112,6 +113,7 @@ def test_every_question_ends_with_a_subject_or_a_reason():
     )
 
 
+@pytest.mark.slow
 def test_a_reply_that_never_comes_is_dropped_and_the_others_go_on():
     def script(user, before):
         return "HANG" if problem_of(user) == "hangs" else "11"
@@ -127,6 +129,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_ends_as_the_uninterrupted_one(monkeypatch):
     with chat_server(answer_numbered) as server:
         config = config_for(server)
@@ -179,6 +182,7 @@ def test_kill_9_halfway():
         assert server.num_paid.total() <= len(NUMBERED) + 2, "only what was in flight is paid again"
 
 
+@pytest.mark.slow
 def test_max_cost_holds_and_a_higher_one_goes_on():
     with chat_server(answer_numbered) as server:
         config = config_for(server, max_tokens=100)
@@ -209,6 +213,7 @@ def test_a_request_reserves_its_worst_case():
     assert not ledger.fits(worst, 420e-6)
 
 
+@pytest.mark.slow
 def test_the_key_stays_in_the_environment(capsys):
     """The server repeats it in its errors."""
 
@@ -250,6 +255,7 @@ def test_a_config_that_cannot_work_is_one_clear_line(monkeypatch):
         main(replace(nobody_there, name="nobody there"))
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_goes_away_stops_the_run():
     with chat_server(lambda user, before: "11" if problem_of(user).startswith("0 ") else 500) as server:
         with pytest.raises(UserError, match="4 questions in a row failed"):
@@ -274,6 +280,7 @@ def test_a_dry_run_asks_nothing_and_leaves_nothing(capsys, monkeypatch):
     assert run_path("data", replace(config, dry_run=True)) == run_path("data", config), "it counts what is journalled"
 
 
+@pytest.mark.slow
 def test_merged_shards_are_the_unsharded_run():
     with chat_server(
         lambda user, before: "?" if problem_of(user)[0] == "7" else answer_numbered(user, before)

@@ -102,6 +102,7 @@ def test_a_folder_that_links_out_of_root_is_refused():
     assert [r["reason"] for r in dropped] == ["outside_root"]
 
 
+@pytest.mark.slow
 def test_formats_read_alike():
     rows = [math_row(i, problem=f'Line one\u2028of {i},\n"two"') for i in range(3)]
     lines = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
@@ -125,6 +126,7 @@ def test_formats_read_alike():
         assert [q.text for q in read] == [q.text for q in expected] and len(read) == 3, name
 
 
+@pytest.mark.slow
 def test_parquet_reads_like_jsonl():
     pq = pytest.importorskip("pyarrow.parquet")
     import pyarrow
@@ -231,6 +233,7 @@ def test_a_sample_depends_on_seed_and_ids_alone_and_balances_its_strata():
     assert {q.id for q in sample(questions, 5, 0)} <= {q.id for q in sample(questions, 9, 0)}
 
 
+@pytest.mark.slow
 def test_the_same_bytes_whatever_the_hash_seed():
     tasks = [{"task_name": t, "topic": [f"topic {i % 7}"]} for t in ("SocraticQA", "MedQA") for i in range(200)]
     row = {"answer": ["A"], "category": "physics", "type": "multiple-choice"}
@@ -278,6 +281,7 @@ def from_hub(*args: str) -> Path:
     return main(load(CollectConfig, ["name=t", "seed=0", ALLOW, *args]))
 
 
+@pytest.mark.slow
 def test_the_hub_is_read_at_a_revision_and_the_record_says_which(hub, capfd):
     asked, rows = hub
     rows["simplescaling/openaimath"] = [math_row(1), math_row(2)]

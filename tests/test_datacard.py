@@ -72,6 +72,7 @@ def test_texts_cannot_break_a_table():
     assert table.splitlines() == ["| name | n |", "| --- | ---: |", "| a\\|b c | 1,234 |", "| d |  |"]
 
 
+@pytest.mark.slow
 def test_the_pictures_hold_every_step_and_domain(config):  # noqa: F811
     plt = pytest.importorskip("matplotlib.pyplot")
     path = main(changed(config, pictures=True))

@@ -250,6 +250,7 @@ def test_an_answer_is_a_reason_to_stay_and_a_copy_of_a_copy_is_not_dropped():
     assert hits and all(hit.match.id not in hits for hit in hits.values())
 
 
+@pytest.mark.slow
 def test_the_hash_seed_changes_nothing():
     pool = [question(text + end) for text in sentences(40) for end in ("", " more of this", " again 7")]
     code = (
@@ -291,6 +292,7 @@ def test_candidates_are_all_pairs_that_share_a_quarter_of_their_shingles():
 # Size and hostile input
 
 
+@pytest.mark.slow
 def test_thousands_against_thousands_takes_seconds():
     rng = random.Random(2)
     words = ["".join(rng.choices("abcdefghij", k=5)) for _ in range(3000)]
@@ -394,6 +396,7 @@ def test_aime_2024_inside_the_aime_list():
     assert sorted(hits) == sorted(id for id, year in years.items() if year == "2024") and len(hits) == 14
 
 
+@pytest.mark.slow
 @needs_real_data
 def test_precision_and_recall_on_labelled_pairs(capsys):
     kinds = {

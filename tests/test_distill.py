@@ -101,6 +101,7 @@ def charged(server, space: str) -> Usage:
     return Usage(usage.get("input", 0), usage.get("cached", 0), usage.get("output", 0))
 
 
+@pytest.mark.slow
 def test_whatever_the_teacher_does_each_question_ends_once_and_the_bill_agrees(server, capfd):
     questions = [ask(word) for word in OUTCOMES]
     config = config_for(server, "faults", questions)
@@ -147,6 +148,7 @@ def test_without_streaming_the_same(server):
     assert spent["cost"] < PRICES.cost(charged(server, "whole")) < spent["cost_at_most"]
 
 
+@pytest.mark.slow
 def test_a_server_that_knows_no_idempotency_charges_within_the_bounds(server):
     words = ["cut", "short", "hang", "good"]
     path = main(config_for(server, "plain-cuts", [ask(word) for word in words]))
@@ -165,6 +167,7 @@ def answered(path: Path) -> set[str]:
     return {row["question"] for row in rows if row["event"] == "answered"}
 
 
+@pytest.mark.slow
 def test_kill_9_halfway_and_nothing_is_paid_twice(server):
     questions = [ask(word, number) for number in range(8) for word in ("good", "cut", "500")]
     text_of = {question.id: question.text for question in questions}
@@ -203,6 +206,7 @@ def test_kill_9_halfway_and_nothing_is_paid_twice(server):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["plain-poor", "poor"])
 def test_max_cost_is_never_exceeded_and_nearly_used(server, space):
     questions = [ask("cut" if number % 3 == 0 else "good", number) for number in range(20)]
@@ -234,6 +238,7 @@ def test_an_endpoint_that_charges_more_than_asked_for_is_asked_no_further(server
     )
 
 
+@pytest.mark.slow
 def test_retry_asks_again_what_it_names_and_pays_for_nothing_else(server):
     config = config_for(server, "retry", [ask(word) for word in ("good", "down", "400", "long", "refusal")])
     path = main(config)
@@ -303,6 +308,7 @@ def test_merged_shards_are_the_unsharded_run(server):
     assert spending(whole)["cost"] == 0 and spending(whole)["num_taken_over"] == 8
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_refuses_the_key_stops_the_run_and_drops_nothing(server, capfd):
     config = config_for(server, "locked", [ask("locked", number) for number in range(30)])
     with pytest.raises(UserError) as stop:

@@ -483,6 +483,7 @@ main(load(FilterConfig, sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_with_other_hash_seeds_give_the_same_bytes(with_pool, tmp_path):
     contents = []
     for seed in ("1", "2"):

@@ -122,6 +122,7 @@ def test_any_text_gets_a_verdict(response, answer_type):
         assert result.extracted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", ["\\boxed{", "\\boxed", "1, ", "$ ", "\\frac{1}{"])
 @pytest.mark.parametrize("answer_type", ["integer", "letter", "latex", "open"])
 def test_a_model_in_a_loop_costs_no_time(loop, answer_type):
@@ -230,6 +231,7 @@ INTEGER_SETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INTEGER_SETS)
 def test_integer_references(name):
     for gold in INTEGER_SETS[name]()[:60]:
@@ -299,6 +301,7 @@ def test_math500_neighbours_are_wrong():
             assert grade(f"\\boxed{{{other}}}", target).correct is False, (gold, other)
 
 
+@pytest.mark.slow
 def test_four_options_of_mmlu():
     for row in rows("eval/mcq_science/mmlu_stem_test.jsonl.gz")[:150]:
         target = question("ABCD"[row["answer"]], "letter")

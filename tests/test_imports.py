@@ -58,6 +58,7 @@ for name in {ENTRIES}:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_help_is_quick(entry):
     before = os.times()

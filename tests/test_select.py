@@ -106,6 +106,7 @@ def test_drawn_domains_and_ranks_follow_the_algorithm(large_pool, seed):
     assert min(p_values(select(large_pool, 1000, seed), large_pool)) > 0.001
 
 
+@pytest.mark.slow
 def test_the_chi_square_rejects_other_laws(large_pool, monkeypatch):
     monkeypatch.setattr(selection, "draw_rank", lambda n, rng: min(int(rng.expovariate(0.6)), n - 1))  # e^-0.6 = 0.55
     assert p_values(select(large_pool, 1000, 0), large_pool)[1] < 0.001

@@ -78,6 +78,7 @@ def test_curves_carry_the_interval_of_the_metrics():
         assert (point.accuracy, point.low, point.high) == pytest.approx([100 * x for x in expected])
 
 
+@pytest.mark.slow
 def test_the_figure_draws_the_points_of_the_table(tmp_path):
     paths = [str(make_run("tuned")), str(make_run("base", 0.2))]
     config = FiguresConfig(name="t", tuned=paths[0], baselines=paths[1:], from_budget=16, to_budget=128, records=paths)
