@@ -6,6 +6,7 @@ and what was replied decides what is asked next: a resumed run asks what an unin
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from core import endpoint
@@ -48,7 +49,7 @@ def ask_until_read(
     outcomes: dict[str, Outcome] = {}
     todo = list(prompts)
     for tries in range(MAX_TRIES):
-        # every try is another text, so that it has a reply of its own in the journal
+        # one more reminder makes every try another text, with a reply of its own in the journal
         replies = ask({id: prompts[id] + f"\n\n{instructions.reminder}" * tries for id in todo})
         outcomes |= {id: _read(reply, instructions) for id, reply in replies.items()}
         todo = [id for id in todo if outcomes[id].reason == "unreadable"]
@@ -97,7 +98,7 @@ def check(config: Any, with_key: bool = True) -> None:
         endpoint.read_api_key(config.requests)
 
 
-def open_store(config: Any, run_path: Any, label: str, write: bool = True) -> AnswerStore:
+def open_store(config: Any, run_path: Path, label: str, write: bool = True) -> AnswerStore:
     """The requests and replies of one run: <run>/<label>/<name of the run>.jsonl."""
     return AnswerStore(run_path / label, run_path.name, Ledger(config.prices, config.requests.idempotent), write)
 

@@ -201,9 +201,8 @@ def ask_endpoint(
         with Progress("distill", len(questions), "questions", len(questions) - len(todo)) as progress:
             if todo:
                 texts = {question_id(question.text): question.text for question in todo}
-                endpoint.ask_all(
-                    texts, config.api, config.requests, store, share_of(config.max_cost, config.num_shards), progress
-                )
+                max_cost = share_of(config.max_cost, config.num_shards)
+                endpoint.ask_all(texts, config.api, config.requests, store, max_cost, progress)
     finally:
         spending = store.ledger.summary()
         run.record["spending"] = spending

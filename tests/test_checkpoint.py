@@ -33,10 +33,10 @@ def test_a_folder_without_config_is_no_model(tmp_path):
 
 
 def test_hub_errors_are_one_line_naming_the_id_and_the_way_out(monkeypatch):
-    hub, httpx = pytest.importorskip("huggingface_hub"), pytest.importorskip("httpx")
+    hub, httpx2 = pytest.importorskip("huggingface_hub"), pytest.importorskip("httpx2")
     from huggingface_hub import errors
 
-    response = httpx.Response(404, request=httpx.Request("GET", "https://hub/owner/name"))
+    response = httpx2.Response(404, request=httpx2.Request("GET", "https://hub/owner/name"))
     cases = {
         "hf auth login": errors.GatedRepoError("gated", response=response),
         "not this revision": errors.RevisionNotFoundError("no revision", response=response),

@@ -108,9 +108,8 @@ def test_every_question_ends_with_a_subject_or_a_reason():
     again = [b["messages"][-1]["content"] for b in server.bodies if "unknown code" in b["messages"][-1]["content"]]
     assert [REMINDER in message for message in again] == [False, True]
     headline = read_record(path)["headline"]
-    assert headline["spending"]["num_answers"] == server.num_paid.total() + 2 and headline["num_classified"] == len(
-        found
-    )
+    assert headline["num_classified"] == len(found)
+    assert headline["spending"]["num_answers"] == server.num_paid.total() + 2, "what is no completion may be paid"
 
 
 @pytest.mark.slow
@@ -228,6 +227,16 @@ def test_the_key_stays_in_the_environment(capsys):
     written = [file for file in Path("outputs").rglob("*") if file.is_file()]
     assert len(written) > 5 and not any(KEY.encode() in file.read_bytes() for file in written)
     assert KEY not in "".join(capsys.readouterr())
+
+
+def test_without_a_key_none_is_sent_and_a_redirect_is_not_followed(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    redirect = (307, {"Location": "/v1/chat/completions"})
+    refused = pytest.raises(UserError, match="the endpoint refuses requests: HTTP 307")
+    with chat_server(lambda user, before: redirect) as server, refused:
+        main(config_for(server, api_key_env=None, max_concurrency=1))
+    (headers,) = server.headers
+    assert "authorization" not in {name.lower() for name in headers}
 
 
 def test_a_config_that_cannot_work_is_one_clear_line(monkeypatch):
