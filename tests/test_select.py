@@ -101,6 +101,7 @@ def p_values(drawn: list[Trace], traces: list[Trace]) -> tuple[float, float]:
     return chisquare([domains[d] for d in left]).pvalue, chisquare([ranks[r] for r in range(7)], expected).pvalue
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_drawn_domains_and_ranks_follow_the_algorithm(large_pool, seed):
     assert min(p_values(select(large_pool, 1000, seed), large_pool)) > 0.001

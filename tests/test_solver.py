@@ -29,6 +29,7 @@ def ask(family: str, text: str, answer: str, **metadata) -> Question:
     return Question.of(text, answer, source.answer_type, source.id, family, **metadata)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source_id", SOLVERS)
 def test_every_solution_agrees_with_the_reference(source_id):
     traces = [worked_solution(q) for q in some(source_id)]
@@ -37,6 +38,7 @@ def test_every_solution_agrees_with_the_reference(source_id):
     assert [drop_reason(t, 256) for t in solved] == [None] * len(solved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source_id", SOLVERS)
 def test_a_solver_never_sees_the_answer(source_id):
     for question in some(source_id, 10):
@@ -44,6 +46,7 @@ def test_a_solver_never_sees_the_answer(source_id):
         assert solve(blind, 0.5, seed=3) == solve(question, 0.5, seed=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source_id", SOLVERS)
 def test_every_equation_of_a_trace_holds(source_id):
     for question in some(source_id):
@@ -53,12 +56,14 @@ def test_every_equation_of_a_trace_holds(source_id):
             assert len(values) == 1, f"{equation} in the trace of {question.text!r}"
 
 
+@pytest.mark.slow
 def test_every_line_of_a_chain_has_the_value_of_the_whole():
     for question in some("reasoning_gym/chain_sum"):
         lines = solve(question, 0.0, seed=0)[0].split("\n")
         assert {eval(line) for line in lines} == {int(question.answer)}
 
 
+@pytest.mark.slow
 def test_a_sum_and_the_terms_left_have_the_value_of_the_whole():
     for question in some("reasoning_gym/basic_arithmetic"):
         for line in solve(question, 0.0, seed=0)[0].split("\n"):
@@ -67,6 +72,7 @@ def test_a_sum_and_the_terms_left_have_the_value_of_the_whole():
             assert int(result) + sum(map(int, re.findall(r"\d+", left))) == int(question.answer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source_id", SOLVERS)
 def test_a_check_begins_with_wait_and_ends_with_the_same_result(source_id):
     for question in some(source_id, 10):
@@ -79,6 +85,7 @@ def test_a_check_begins_with_wait_and_ends_with_the_same_result(source_id):
         assert checked[1] == plain[1]
 
 
+@pytest.mark.slow
 def test_the_share_of_checks_is_drawn_per_question():
     questions = some("reasoning_gym/chain_sum", 400)
     checks = {q.id: "Wait" in solve(q, 0.25, seed=0)[0] for q in questions}
@@ -122,12 +129,14 @@ def test_worked_examples():
     assert work("number_filtering", original_numbers=["5", "9"], filter_value="9", operation="keep_larger") is None
 
 
+@pytest.mark.slow
 def test_leg_table_is_the_one_of_the_source():
     from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
     assert LEGS_OF == ANIMALS
 
 
+@pytest.mark.slow
 def test_graded_as_written():
     question = some("reasoning_gym/word_sequence_reversal", 1)[0]
     assert grade(f"Final Answer: {question.answer}", question).correct

@@ -11,6 +11,7 @@ from data.sources import DATASETS, SOURCES, Source
 FAMILIES = [key for key, source in SOURCES.items() if isinstance(source, Source)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source_id", FAMILIES)
 def test_the_same_seed_gives_the_same_questions_and_another_seed_others(source_id):
     source = SOURCES[source_id]
@@ -21,6 +22,7 @@ def test_the_same_seed_gives_the_same_questions_and_another_seed_others(source_i
     assert [q.text for q in first[1:]] != [q.text for q in other[:-1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source_id", FAMILIES)
 def test_questions_are_checkable_and_fit_in_json(source_id):
     source = SOURCES[source_id]
@@ -32,11 +34,13 @@ def test_questions_are_checkable_and_fit_in_json(source_id):
             assert str(int(question.answer)) == question.answer
 
 
+@pytest.mark.slow
 def test_smaller_size_is_a_prefix_of_a_larger_one():
     source = SOURCES["reasoning_gym/chain_sum"]
     assert list(source.questions(1, 5)) == list(source.questions(1, 20))[:5]
 
 
+@pytest.mark.slow
 def test_parameters_override_defaults_and_wrong_ones_are_named():
     source = SOURCES["reasoning_gym/chain_sum"]
     for question in source.questions(1, 20, {"min_terms": 3, "max_terms": 3}):
@@ -47,6 +51,7 @@ def test_parameters_override_defaults_and_wrong_ones_are_named():
         list(source.questions(1, 1, {"min_terms": 9}))
 
 
+@pytest.mark.slow
 def test_collect_writes_questions_and_resumes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text(
