@@ -69,6 +69,7 @@ def attempt_config(**changes) -> AttemptConfig:
     return AttemptConfig(**{**usual, **changes})
 
 
+@pytest.mark.slow
 def test_merged_shards_are_the_unsharded_run(engines):
     whole = main(attempt_config(num_questions=5))
     shards = [attempt_config(num_questions=5, num_shards=2, shard=shard) for shard in range(2)]

@@ -229,6 +229,7 @@ def test_the_key_stays_in_the_environment(capsys):
     assert KEY not in "".join(capsys.readouterr())
 
 
+@pytest.mark.slow
 def test_without_a_key_none_is_sent_and_a_redirect_is_not_followed(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     redirect = (307, {"Location": "/v1/chat/completions"})

@@ -373,6 +373,7 @@ def real_questions(path: str) -> list[Question]:
     return read_evaluation_set(labelled_pairs.DATA / path)
 
 
+@pytest.mark.slow
 @needs_real_data
 def test_math500_inside_s1k():
     """The true duplicates of PAPER 1.5 are found, with a fourth, and contest phrases are not taken for copies."""

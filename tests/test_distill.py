@@ -364,6 +364,7 @@ def test_correct_only_drops_wrong_answers_of_a_teacher(server):
     assert list(outcomes(main(config)).values()) == [None, "wrong_answer"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

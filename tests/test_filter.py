@@ -290,6 +290,7 @@ def test_an_evaluation_set_from_the_hub(monkeypatch):
     assert earlier.downloaded("folder/x.csv") == "folder/x.csv"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", ["random", "longest", "all"])
 def test_the_other_selections(config, selection):
     path = main(changed(config, selection=selection))
