@@ -67,26 +67,31 @@ class DistillConfig:
     merge: bool = option(False, help="join the finished shards into one run")
 
     # What follows decides nothing about a result: a run goes on under other values, in the same folder.
-    requests: RequestConfig = option(RequestConfig, help="openai: how it is asked")
-    prices: Prices = option(Prices, help="openai: for the ledger and max_cost")
-    max_cost: float | None = option(None, help="openai: never spend more on this run; a shard has its share of it")
-    retry: list[str] = option([], help="openai: drop reasons whose questions are asked again")
-    dry_run: bool = option(False, help="openai: say what would be asked and what it would cost, and send nothing")
-    expected_output_tokens: int = option(EXPECTED_OUTPUT_TOKENS, help="dry_run: of an answer, until some are known")
+    requests: RequestConfig = option(RequestConfig, help="openai: how it is asked", affects_result=False)
+    prices: Prices = option(Prices, help="openai: for the ledger and max_cost", affects_result=False)
+    max_cost: float | None = option(
+        None, help="openai: never spend more on this run; a shard has its share of it", affects_result=False
+    )
+    retry: list[str] = option([], help="openai: drop reasons whose questions are asked again", affects_result=False)
+    dry_run: bool = option(
+        False, help="openai: say what would be asked and what it would cost, and send nothing", affects_result=False
+    )
+    expected_output_tokens: int = option(
+        EXPECTED_OUTPUT_TOKENS, help="dry_run: of an answer, until some are known", affects_result=False
+    )
 
 
 def main(config: DistillConfig) -> Path | None:
     check(config)
-    lasting = lasting_part(config)
     if config.merge:
-        return merge(config, lasting)
+        return merge(config)
     if config.dry_run:
-        estimate(config, run_path("data", lasting).name)
+        estimate(config, run_path("data", config).name)
         return None
     inputs = {"questions": config.questions}
     if config.retry:
-        reopen_run(config, lasting, inputs)
-    with open_run("data", lasting, inputs) as run:
+        reopen_run(config, inputs)
+    with open_run("data", config, inputs) as run:
         if run.is_done:
             return run.path
         questions, duplicates = own_questions(config)
@@ -126,14 +131,6 @@ def check(config: DistillConfig) -> None:
     unknown = sorted(set(config.retry) - set(RETRIED))
     if unknown:
         raise UserError(f"retry: {unknown[0]!r} is not asked again; known: {', '.join(RETRIED)}")
-
-
-def lasting_part(config: DistillConfig) -> DistillConfig:
-    """The config without what only this call decides. It names the run."""
-    return replace(
-        config, requests=RequestConfig(), prices=Prices(), max_cost=None, retry=[], dry_run=False,
-        expected_output_tokens=EXPECTED_OUTPUT_TOKENS,
-    )  # fmt: skip
 
 
 def is_correct_only(config: DistillConfig) -> bool:
@@ -234,11 +231,11 @@ def reopen_questions(config: DistillConfig, store: AnswerStore, questions: Itera
             store.record("reopened", question_id(question.text))
 
 
-def reopen_run(config: DistillConfig, lasting: DistillConfig, inputs: Mapping[str, str]) -> None:
+def reopen_run(config: DistillConfig, inputs: Mapping[str, str]) -> None:
     """Takes DONE from a finished run that dropped something for a reason to retry."""
-    if not (run_path("data", lasting) / "DONE").exists():
+    if not (run_path("data", config) / "DONE").exists():
         return
-    with open_run("data", lasting, inputs) as run:
+    with open_run("data", config, inputs) as run:
         if any(row["reason"] in config.retry for row in read_jsonl(run.path / "dropped.jsonl")):
             (run.path / "DONE").unlink()
             run.record["status"] = "reopened"
@@ -332,14 +329,14 @@ def places(config: DistillConfig) -> dict[str, int]:
     return {question.id: number for number, question in reversed(list(enumerate(questions)))}
 
 
-def merge(config: DistillConfig, lasting: DistillConfig) -> Path:
+def merge(config: DistillConfig) -> Path:
     """Joins the finished shards into the run that one process would have made."""
-    shards = [run_path("data", replace(lasting, merge=False, shard=i)) for i in range(config.num_shards)]
+    shards = [run_path("data", replace(config, merge=False, shard=i)) for i in range(config.num_shards)]
     unfinished = [str(i) for i, path in enumerate(shards) if not (path / "DONE").exists()]
     if unfinished:
         raise UserError(f"{len(unfinished)} of {len(shards)} shards are not finished: shard={', '.join(unfinished)}")
     inputs = {"questions": config.questions, **{f"shard {i}": path for i, path in enumerate(shards)}}
-    with open_run("data", replace(lasting, shard=0), inputs) as run:
+    with open_run("data", replace(config, shard=0), inputs) as run:
         if run.is_done:
             return run.path
         place = places(config)
