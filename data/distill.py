@@ -30,7 +30,7 @@ from core.endpoint import ApiConfig, RequestConfig
 from core.ledger import AnswerStore, Ledger, Prices, Usage
 from core.log import Progress, say
 from core.runs import Run, finished, open_run, read_record, run_path
-from core.shards import in_shard, share_of
+from core.shards import check_shards, in_shard, share_of
 from core.types import Question, Trace, question_id, read_jsonl, write_jsonl
 from data import teachers
 from data.solver import solve
@@ -117,10 +117,9 @@ def check(config: DistillConfig) -> None:
     """Raises UserError for a config that could only fail later, or that holds a key."""
     if config.teacher not in TEACHERS:
         raise UserError(f"teacher {config.teacher!r} is unknown; known: {', '.join(TEACHERS)}")
-    if not 0 <= config.shard < config.num_shards:
-        raise UserError(f"shard={config.shard} is not one of num_shards={config.num_shards} (0 is the first)")
-    if config.merge and (config.num_shards < 2 or config.retry or config.dry_run):
-        raise UserError("merge=true joins finished shards: give num_shards, and neither retry nor dry_run")
+    check_shards(config)
+    if config.merge and (config.retry or config.dry_run):
+        raise UserError("merge=true joins finished shards: give neither retry nor dry_run")
     if config.teacher == "engine" and not config.local.model:
         raise UserError("teacher=engine needs local.model=<folder or hub id of the teacher>")
     if config.teacher != "openai":
