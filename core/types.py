@@ -125,23 +125,30 @@ def trace_from_row(row: dict[str, Any]) -> Trace:
     return Trace(**{**row, "question": Question(**row["question"])})
 
 
-def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON Lines file, split on newline only (rows may hold U+2028).
-
-    Raises UserError naming the file and the line of a row that is not JSON, or the missing file.
-    """
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """(number, from 1, and line) of a file, split on newline only (rows may hold U+2028). Raises UserError where there
+    is no such file."""
     try:
-        file = open(path, encoding="utf-8", newline="\n")
+        file = open(path, "rb")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     with file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
+        yield from enumerate(file, 1)
+
+
+def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON Lines file.
+
+    Raises UserError naming the file and the line of a row that is not JSON, or the missing file.
+    """
+    for number, line in numbered_lines(path):
+        text = line.decode()
+        if not text.strip():
+            continue
+        try:
+            yield json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from core.config import UserError
 from core.log import say
 from core.runs import finished
-from core.types import AnswerType, Question, Trace
+from core.types import AnswerType, Question, Trace, numbered_lines
 
 T = TypeVar("T")
 
@@ -35,28 +34,23 @@ class Ledger:
         and each is decoded by itself. Raises UserError where there is no such file.
         """
         path, before, ids = Path(path), len(self.rows), set()
-        try:
-            file = open(path, "rb")
-        except FileNotFoundError:
-            raise UserError(f"{path} does not exist") from None
-        with file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    item = parse(row_of(line))
-                    if id_of is not None and (id := id_of(item)) in ids:
-                        raise BadRow("duplicate_id", id)
-                except BadRow as error:
-                    reason, detail = error.args
-                    name = f"{path.parent.name}/{path.name}"
-                    self.rows.append({"file": name, "line": number, "reason": reason, "detail": detail})
-                    if len(self.rows) - before <= SHOWN:
-                        say(f"{path}, line {number}: {reason}: {detail}")
-                    continue
-                if id_of is not None:
-                    ids.add(id)
-                yield item
+        for number, line in numbered_lines(path):
+            if not line.strip():
+                continue
+            try:
+                item = parse(row_of(line))
+                if id_of is not None and (id := id_of(item)) in ids:
+                    raise BadRow("duplicate_id", id)
+            except BadRow as error:
+                reason, detail = error.args
+                name = f"{path.parent.name}/{path.name}"
+                self.rows.append({"file": name, "line": number, "reason": reason, "detail": detail})
+                if len(self.rows) - before <= SHOWN:
+                    say(f"{path}, line {number}: {reason}: {detail}")
+                continue
+            if id_of is not None:
+                ids.add(id)
+            yield item
         if len(self.rows) - before > SHOWN:
             say(f"{path}: {len(self.rows) - before:,} rows cannot be used; dropped/unreadable.jsonl names them")
 
