@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from core.types import AnswerType, Question, question_id
+from data.rows import MAX_QUESTION_CHARS
 from data.tables import Drop
 from eval.grading import last_boxed
 
@@ -27,10 +28,6 @@ Row = Mapping[str, Any]
 Params = Mapping[str, Any]
 Adapter = Callable[[Row, str, Params], Question]
 Answer = tuple[str | None, AnswerType]
-
-# About 25,000 tokens: with a longer question, little is left of a context of 32,768 to think in
-MAX_QUESTION_CHARS = 100_000
-
 
 # --- what all adapters need
 
