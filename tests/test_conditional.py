@@ -86,7 +86,7 @@ def test_a_row_cut_at_a_step_is_a_prefix_that_inference_sees(n):
         prefix = prompt + thinking + chat.close_ids(forced, cue, thinking)
         assert input_ids[: len(prefix)] == prefix
     in_midsentence = chat.encode(said[:-3])
-    assert chat.decode(chat.close_ids(True, "", in_midsentence)) == "\n<|im_start|>answer", "as trained: a line of its own"
+    assert chat.decode(chat.close_ids(True, "", in_midsentence)) == "\n<|im_start|>answer", "on a line of its own"
 
 
 def test_forcing_stops_at_zero_steps_and_at_answer_and_nowhere_else():

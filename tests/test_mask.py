@@ -1,8 +1,8 @@
 """The loss mask is the published one: on golden tokens, and against its rule written a second time.
 
-The rule (PAPER 1.10, 2.1): the chat template renders question and answer as one text, the tokenizer reads that text, and
-labels are -100 up to and including the tokens of "<|im_start|>assistant\\n". So thinking, answer and the end of the turn
-are trained, with both "<|im_start|>" of thinking and answer.
+The rule (PAPER 1.10, 2.1): the chat template renders question and answer as one text, the tokenizer reads that text,
+and labels are -100 up to and including the tokens of "<|im_start|>assistant\\n". So thinking, answer and the end of the
+turn are trained, and the "<|im_start|>" that open thinking and answer. Rows are cut only where that is asked for.
 """
 
 from importlib.util import find_spec
@@ -12,6 +12,7 @@ import pytest
 from tiny_tokenizer import CHATML, tiny_tokenizer
 
 from core.chat import IGNORE_LABEL, ChatFormat
+from core.config import UserError
 from core.types import Question, Trace
 from inference.unpack import UnpackConfig, gguf_file
 from train.dataset import load_traces, tokenize
@@ -24,9 +25,9 @@ QWEN_TEMPLATE = (  # as Qwen2.5's: a system message of its own, unless one is gi
     "helpful assistant.<|im_end|>\n{% endif %}" + CHATML
 )
 
-# written by hand
-MASKED = ["<|im_start|>", "user", "\n", "How", " many", " legs", " do", " 3", " spiders", " have", "?", "<|im_end|>", "\n",
-          "<|im_start|>", "as", "sistant", "\n"]  # fmt: skip
+# the row of TRACE, token by token
+MASKED = ["<|im_start|>", "user", "\n", "How", " many", " legs", " do", " 3", " spiders", " have", "?", "<|im_end|>",
+          "\n", "<|im_start|>", "as", "sistant", "\n"]  # fmt: skip
 TRAINED = ["<|im_start|>", "thin", "k", "\n", "3", " *", " 8", " =", " 24", ".", "\n",
            "<|im_start|>", "an", "swer", "\n", "An", "swer", ":", " 24", "<|im_end|>", "\n"]  # fmt: skip
 
@@ -83,6 +84,27 @@ def test_rows_of_published_traces_are_those_of_the_published_rule():
     traces = load_traces(REAL_TRACES)
     assert len(traces) == 5
     assert_as_published(traces, tiny_tokenizer(chat_template=QWEN_TEMPLATE))
+
+
+def test_a_long_row_is_refused_and_named_or_cut_on_request():
+    chat = ChatFormat("s1", tiny_tokenizer())
+    questions = [Question.of(f"{i} + 1 = ?", None, "open", "test", "sums") for i in range(7)]
+    long = [Trace(question, "1 + 1 = 2\n" * 9, "2", "by hand") for question in questions]
+    traces = [TRACE, *long]
+    fits = max(len(row["input_ids"]) for row in tokenize(traces, chat, 10_000))
+    assert tokenize(traces, chat, fits, truncate=True) == tokenize(traces, chat, fits), "nothing to cut"
+    with pytest.raises(UserError) as refused:
+        tokenize(traces, chat, fits // 2)
+    message = str(refused.value)
+    assert "7 of 8" in message and "truncate=true" in message and all(t.question.id in message for t in long[:5])
+    assert QUESTION.id not in message and "\n" not in message
+
+    for whole, cut in zip(tokenize(traces, chat, fits), tokenize(traces, chat, fits // 2, truncate=True), strict=True):
+        assert cut["input_ids"] == whole["input_ids"][: fits // 2] and cut["labels"] == whole["labels"][: fits // 2]
+    assert "<|im_start|>answer" not in chat.decode(cut["input_ids"]), "s1's cut takes the answer"
+    header = len(chat.prompt_ids(traces[1].question)) - len(chat.encode("<|im_start|>think"))
+    with pytest.raises(UserError, match=f"{traces[1].question.id} off before its thinking begins"):
+        tokenize(traces[1:], chat, header, truncate=True)
 
 
 @pytest.mark.slow
