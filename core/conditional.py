@@ -1,4 +1,4 @@
-"""Conditional control: the question says how long to think at most, and the model is trained to keep to it (PAPER 1.10).
+"""Conditional control: the question says how long to think at most, and the model is trained to keep to it.
 
     token-conditional   "{question}", blank line, "Think for up to 2048 tokens."    thinking as it is
     step-conditional    "{question}", blank line, "Think for up to 64 steps."       thinking that counts its steps down:
@@ -9,15 +9,15 @@
         the second step
         <|im_start|>answer
 
-What is trained and what an evaluation asks come from here. Where the paper leaves something open:
+What is trained and what an evaluation asks come from here. The forms are the paper's (PAPER 1.10); what it leaves open:
 
 - The limit is the smallest power of two not below the length: 2,048 tokens are "up to 2048", 2,049 "up to 4096".
 - Tokens are those of the thinking alone, without delimiters, counted with the tokenizer of the model to be trained.
 - A step is a paragraph: thinking is split at blank lines, several in a row being one, also inside a formula or code.
-- The first step says the limit and each next one less by one. A trace of 40 steps counts from 64 to 25 and then answers;
-  one of 64 ends with "1 steps left" (the released statistics look for " steps left"). So "0 steps left" is where the
-  steps asked for are used up, and profile `steps` ends thinking there: asked for 16, the published model gave 16 when
-  forced (Table 12).
+- The first step says the limit, each next one says one less. A trace of 40 steps counts from 64 to 25 and then answers;
+  one of 64 ends with "1 steps left" (the released statistics look for " steps left"). "0 steps left" is where the steps
+  asked for are used up, and there profile `steps` ends thinking: forced at 16 asked, the published model gave 16 steps
+  (Table 12).
 """
 
 import re
