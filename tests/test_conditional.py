@@ -6,10 +6,11 @@ from tiny_tokenizer import tiny_tokenizer
 from core.chat import IGNORE_LABEL, ChatFormat
 from core.conditional import conditional, limit_of, step_conditional, steps_of, token_conditional, with_limit
 from core.config import UserError
-from core.types import Question, Trace
+from core.types import Question, Trace, write_jsonl
 from inference.budget import Budget, ForcedDecode
 from inference.engine import Driver
 from inference.scripted_engine import ScriptedEngine
+from train.sft import SftConfig, prepare
 
 QUESTION = Question.of("How many legs do 3 spiders have?", "24", "integer", "test", "legs")
 
@@ -130,3 +131,20 @@ def test_what_cannot_be_controlled_is_refused():
     for thinking in ("4 steps left\na<|im_start|>0 b", "4 steps left\na<|im_end|>b"):
         with pytest.raises(UserError, match="contains the delimiter"):
             steps.training_ids(trace(thinking))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("control", "profile"), [("tokens", "s1"), ("steps", "steps")])
+def test_training_reads_the_same_rows(tmp_path, control, profile):
+    pytest.importorskip("torch")
+    from tiny_model import tiny_model
+
+    model = tiny_model(tmp_path / "model")
+    write_jsonl(tmp_path / "traces.jsonl", [trace(paragraphs(3))])
+    data = str(tmp_path / "traces.jsonl")
+    config = SftConfig("t", data, model=str(model), control=control, profile=profile, batch_size=1, max_length=500)
+    (row,) = prepare(config).batches.rows
+    chat = ChatFormat(profile, tiny_tokenizer())
+    (expected,) = conditional([trace(paragraphs(3))], control, chat)
+    assert (row["input_ids"], row["labels"]) == chat.training_ids(expected)
+    assert "Think for up to " in chat.decode(row["input_ids"]) and row["question_id"] == QUESTION.id
