@@ -134,8 +134,8 @@ def smoke(folder: Path, profile: str, question: Question | str, max_tokens: int)
         raise UserError(f"smoke: {folder}: {sample.error}")
     if not all(is_finite):
         raise UserError(f"smoke: {folder} computes no finite numbers; look at loss and gradient in metrics.jsonl")
-    sampled = chat.decode(sample.ids("thinking", "sampled") + sample.ids("answer", "sampled"))
-    if not sampled.strip():
+    sampled = sample.ids("thinking", "sampled") + sample.ids("answer", "sampled")
+    if not chat.answer_text(sampled).strip():
         raise UserError(f"smoke: {folder} has nothing to say; is profile={profile} what it was taught?")
     answer = chat.answer_text(sample.ids("answer")).strip()
     asked = question if isinstance(question, str) else question.text
