@@ -15,8 +15,8 @@ from tiny_model import tiny_model
 from core.config import UserError
 from core.types import write_jsonl
 from train import modelcard
-from train.export import check_push, copy_tokenizer, exported_config, push, save_model, smoke, without_secrets
-from train.sft import SftConfig
+from train.export import copy_tokenizer, exported_config, push, save_model, smoke, without_secrets
+from train.sft import SftConfig, prepare
 
 HERE = Path(__file__).parent
 THETA = {"rope_theta": 1e6, "rope_type": "default"}
@@ -47,12 +47,15 @@ def test_the_tokenizer_is_the_base_s_byte_for_byte(tmp_path):
     base, folder = tmp_path / "base", tmp_path / "model"
     base.mkdir()
     folder.mkdir()
-    kept = {"tokenizer.json": "{}", "tokenizer_config.json": '{"tokenizer_class":  "Qwen2Tokenizer"}', "merges.txt": "a b",
-            "vocab.json": "{}", "generation_config.json": '{"top_p": 0.8}'}  # fmt: skip
+    kept = {"tokenizer.json": "{}", "tokenizer_config.json": '{"tokenizer_class":  "Qwen2Tokenizer"}',
+            "merges.txt": "a b", "vocab.json": "{}", "generation_config.json": '{"top_p": 0.8}'}  # fmt: skip
     for name, content in {**kept, "model.safetensors": "x", "config.json": "{}", "README.md": "x"}.items():
         (base / name).write_text(content)
     copy_tokenizer(base, folder, "{{ messages }}")
-    assert {file.name: file.read_text() for file in folder.iterdir()} == {**kept, "chat_template.jinja": "{{ messages }}"}
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {
+        **kept,
+        "chat_template.jinja": "{{ messages }}",
+    }
     (folder / "chat_template.jinja").unlink()
     (base / "tokenizer_config.json").write_text('{"chat_template": "theirs"}')
     copy_tokenizer(base, folder, "{{ messages }}")
@@ -187,9 +190,9 @@ for repo in ("a/b/c", "me/mine"):
 
 def run_worker(arguments: list[str], processes: int, cwd: Path, timeout: int = 500) -> subprocess.CompletedProcess:
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] * (processes > 1)
-    path = f"{HERE.parent}:{HERE}:{HERE / 'fsdp_on_cpu'}"
+    environment = {"PYTHONPATH": f"{HERE.parent}:{HERE}:{HERE / 'fsdp_on_cpu'}", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *torchrun, *arguments], cwd=cwd, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        [sys.executable, *torchrun, *arguments], cwd=cwd, env={**os.environ, **environment},
         capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
 
@@ -257,6 +260,36 @@ def test_every_backend_exports_the_same_tensors(folder, backend):
         check_folder(out / "float32", folder / "base")
         loaded = AutoModelForCausalLM.from_pretrained(out / "bfloat16")
         assert loaded.dtype == torch.bfloat16 and loaded.lm_head.weight is loaded.model.embed_tokens.weight
+
+
+@pytest.mark.slow
+def test_an_adapter_trained_on_four_bits_goes_into_the_whole_weights(folder, tmp_path, monkeypatch):
+    """What a rank-2 adapter adds has rank 2; the rounding to four bits would have every rank."""
+    pytest.importorskip("bitsandbytes")
+    import torch
+
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    from train.trainer import build_trainer
+
+    config = SftConfig(
+        name="qlora", data=str(folder / "traces.jsonl"), model=str(folder / "base"), batch_size=2, max_length=512,
+        learning_rate=0.1, warmup=0.0, backend="single", lora_rank=2, quantize="nf4",
+        trainer={"save_strategy": "no", "max_steps": 2},
+    )  # fmt: skip
+    prepared = prepare(config)
+    trainer = build_trainer(config, prepared.batches, prepared.tokenizer, prepared.path, tmp_path)
+    trainer.train()
+    out = tmp_path / "model"
+    save_model(trainer, prepared.tokenizer, folder / "base", out, "float32")
+    base, merged = tensors_of(folder / "base"), tensors_of(out)
+    assert merged.keys() == base.keys()
+    for name, tensor in merged.items():
+        change = tensor - base[name]
+        if "_proj.weight" in name:
+            size = torch.linalg.svdvals(change)
+            assert size[1] > 1e-3 and size[2] < 1e-4 * size[0], name
+        else:
+            assert not change.any(), name
 
 
 def check_folder(out: Path, base: Path) -> None:
@@ -495,14 +528,13 @@ def test_a_wrong_theta_would_have_been_seen(exports, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_export_answers_under_a_budget_or_says_why_not(exports, tmp_path, capsys):
+def test_the_export_answers_under_a_budget(exports, tmp_path, capsys):
     base = exports.get("smollm2", exports["qwen2"])
-    trainer = plain_trainer(base)
-    folder = save(trainer, base, tmp_path / "bfloat16", "bfloat16")
-    answer = smoke(folder, "s1", "How many legs do 3 spiders have?", max_tokens=8)
+    folder = save(plain_trainer(base), base, tmp_path / "bfloat16", "bfloat16")
+    answer = smoke(folder, "s1", "How many legs do 3 spiders have?", max_tokens=1)
+    assert answer.startswith("Final Answer:"), "thinking was cut after one token"
     said = capsys.readouterr().err
-    assert answer.startswith("Final Answer:") and answer.strip() != "Final Answer:"
-    assert said.startswith("smoke | How many legs do 3 spiders have? | thinking (budget): ")
+    assert said.splitlines()[-1].startswith("smoke | How many legs do 3 spiders have? | thinking (budget): ")
 
 
 @pytest.mark.slow

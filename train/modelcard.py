@@ -69,7 +69,7 @@ def _use(profile: str) -> str:
     return "\n\n".join([
         f"After the chat template's assistant header the model is given `{p.start}`; it thinks, and ends thinking with "
         f"`{p.ends[0]}`. Budget forcing acts there:",
-        f"- to think less: after `max_thinking_tokens` tokens append `{p.ends[0]}` and `Final Answer:`, and let it answer;\n"
+        f"- to think less: after `max_thinking_tokens` append `{p.ends[0]}` and `Final Answer:`, and let it answer;\n"
         f"- to think more: where it writes `{p.ends[0]}`, put `Wait` instead, `num_ignore` times.",
         "With the code it was trained with, over a grid of budgets:",
         f"```\n{command}\n```",
