@@ -22,6 +22,7 @@ from core.log import say
 from core.runs import Run, open_run, read_record, run_path
 from core.types import read_jsonl, write_jsonl
 from train.backends import CHECKPOINTING, check_backend, set_environment
+from train.checkpoints import check_resumable, last_checkpoint, remove_checkpoints
 from train.cost import ModelShape
 from train.dataset import FlatBatches, load_traces, tokenize
 from train.steps import balance, choose_layout, visits
@@ -77,18 +78,20 @@ class SftConfig:
 
 def main(config: SftConfig) -> Path | None:
     check(config, num_devices())
+    path = run_path("train", config)
+    is_done = (path / "DONE").exists()
+    # all that can be wrong with the input is found before the run has a folder, and its inputs are on record
+    prepared = None if is_done and not config.dry_run else prepare(config)
     if config.dry_run:
-        prepared = prepare(config)
         say(f"{prepared}; nothing was trained (dry_run)")
         return None
     if int(os.environ.get("RANK", 0)) > 0:  # a worker of torchrun: rank 0 keeps the record
-        path = run_path("train", config)
-        if not (path / "DONE").exists():
-            train(config, path)
-        return path
+        if not is_done:
+            train(config, prepared, path)
+        return None
     with open_run("train", config, {"model": config.model, "data": config.data}) as run:
         if not run.is_done:
-            headline = train(config, run.path)
+            headline = train(config, prepared, run.path)
             if headline is None:
                 run.record["status"] = "stopped"
                 run.save()
@@ -177,7 +180,7 @@ def write_plan(batches: FlatBatches, path: Path) -> None:
     )
 
 
-def train(config: SftConfig, folder: Path) -> dict[str, Any] | None:
+def train(config: SftConfig, prepared: Prepared, folder: Path) -> dict[str, Any] | None:
     """Trains (or goes on training) in `folder`, all ranks together; leaves folder/model.
 
     Returns the headline numbers, or None where it was asked to stop and saved.
@@ -185,26 +188,26 @@ def train(config: SftConfig, folder: Path) -> dict[str, Any] | None:
     from inference.checkpoint import is_out_of_memory
 
     set_environment(config.backend, num_devices())
-    from train.callbacks import MarkComplete, StepLines, StopOnRequest, check_resumable, last_complete_checkpoint
+    from train.callbacks import Checkpoints, StepLines, StopOnRequest, check_agreement
     from train.export import save_model
     from train.trainer import build_trainer, peak_flops_of_all
 
-    prepared = prepare(config)
-    checkpoint = last_complete_checkpoint(folder)
+    checkpoint = last_checkpoint(folder)
     if checkpoint:
         check_resumable(checkpoint, config.backend, num_devices())
+    is_first = int(os.environ.get("RANK", 0)) == 0
+    wandb_run = open_wandb(config, folder) if is_first and config.wandb != "off" else None
     trainer = build_trainer(config, prepared.batches, prepared.tokenizer, prepared.path, folder)
-    is_first = trainer.is_world_process_zero()
+    check_agreement(checkpoint)
     if is_first:
         write_plan(prepared.batches, folder / "steps.jsonl")
-    wandb_run = open_wandb(config, folder) if is_first and config.wandb != "off" else None
     stop = StopOnRequest(folder)
     lines = StepLines(
         folder / "metrics.jsonl", prepared.tokens, prepared.flops, peak_flops_of_all(num_devices()), wandb_run
     )
-    for callback in (lines, MarkComplete(config.backend, num_devices()), stop):
+    for callback in (lines, stop, Checkpoints(config.backend, num_devices())):
         trainer.add_callback(callback)
-    say(f"{prepared}" + (f"; going on from {checkpoint.name}" if checkpoint else ""))
+    say(f"{prepared}; {f'going on from {checkpoint.name}' if checkpoint else 'from the first step'}")
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except RuntimeError as error:
@@ -261,15 +264,14 @@ def open_wandb(config: SftConfig, folder: Path):
 
 def finish(config: SftConfig, run: Run, headline: dict[str, Any]) -> None:
     """After training, on rank 0: tries the saved model, publishes it if asked to, and closes the run."""
-    from train.callbacks import remove_checkpoints
     from train.export import push, smoke
 
     model = run.path / "model"
     if config.smoke_tokens:
         question = load_traces(config.data, config.data_revision, config.data_teacher)[0].question
         smoke(model, config.profile, question, config.smoke_tokens)
-    remove_checkpoints(run.path)
     run.finish(**headline)
+    remove_checkpoints(run.path)  # after DONE: a kill in between must not cost the training
     if config.push:
         push(model, config.push, read_record(run.path))
 

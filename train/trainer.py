@@ -90,7 +90,7 @@ def _arguments(config: Any, batches: FlatBatches, folder: Path, on_gpu: bool) ->
         "logging_steps": 1,
         "save_strategy": "steps",
         "save_steps": config.save_steps,
-        "save_total_limit": 2,
+        "save_total_limit": None,  # train.callbacks.Checkpoints: transformers' would go before the new one is whole
         "report_to": "none",
         "disable_tqdm": True,
         **backends.trainer_options(
