@@ -9,12 +9,15 @@ import copy
 import dataclasses
 import difflib
 import errno
+import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 T = TypeVar("T")
+SECONDS_TO_RANK_0 = 10.0
 
 
 class UserError(Exception):
@@ -186,5 +189,9 @@ def _is_disk_full(error: Exception) -> bool:
 
 
 def _fail(message: str, status: int = 2) -> None:
+    """Of the processes that torchrun starts, the first speaks for all: what is wrong with the input is found by each,
+    and torchrun ends the others when the first has ended. Who still lives then fails for a reason of its own."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(SECONDS_TO_RANK_0)
     print(f"error: {message}", file=sys.stderr, flush=True)
     raise SystemExit(status)

@@ -90,6 +90,18 @@ def tokenize(
     return rows
 
 
+def check_context(rows: Sequence[dict[str, Any]], context: int | None, model: str | Path) -> None:
+    """Raises UserError where rows of `tokenize` are longer than what the model was made for. None: not known."""
+    over = [row for row in rows if context is not None and len(row["input_ids"]) > context]
+    if over:
+        longest = max(over, key=lambda row: len(row["input_ids"]))
+        raise UserError(
+            f"{len(over)} of {len(rows)} traces are longer than the context of {model}, {context} tokens; the longest is "
+            f"that of question {longest['question_id']} ({len(longest['input_ids'])}); filter them out (data.filter "
+            f"max_trace_tokens), or cut them with max_length={context} truncate=true"
+        )
+
+
 def num_labels(row: dict[str, Any]) -> int:
     """Tokens of a row that are predicted and count in the loss."""
     return sum(label != IGNORE_LABEL for label in row["labels"][1:])

@@ -24,8 +24,17 @@ from core.types import read_jsonl, write_jsonl
 from train.backends import CHECKPOINTING, check_backend, set_environment
 from train.checkpoints import check_resumable, last_checkpoint, remove_checkpoints
 from train.cost import ModelShape
-from train.dataset import FlatBatches, load_traces, tokenize
+from train.dataset import FlatBatches, check_context, load_traces, tokenize
 from train.steps import balance, choose_layout, visits
+
+
+# keys of trl.SFTConfig that cannot be given
+OURS = {
+    "output_dir": "results go into the run folder, which the config names",
+    "resume_from_checkpoint": "the same command goes on from the last whole checkpoint; give a model to start from as "
+    "model=",
+    "save_total_limit": "the last two checkpoints are kept, and only whole ones count",
+}
 
 
 @dataclass
@@ -78,15 +87,16 @@ class SftConfig:
 
 def main(config: SftConfig) -> Path | None:
     check(config, num_devices())
-    path = run_path("train", config)
-    is_done = (path / "DONE").exists()
-    # all that can be wrong with the input is found before the run has a folder, and its inputs are on record
-    prepared = None if is_done and not config.dry_run else prepare(config)
     if config.dry_run:
-        say(f"{prepared}; nothing was trained (dry_run)")
+        say(f"{prepare(config)}; nothing was trained (dry_run)")
         return None
-    if int(os.environ.get("RANK", 0)) > 0:  # a worker of torchrun: rank 0 keeps the record
-        if not is_done:
+    path = run_path("train", config)
+    prepared = None
+    if not (path / "DONE").exists():
+        set_environment(config.backend, num_devices())
+        prepared = prepare(config)  # what is wrong with the input shows before there is a run that has it on record
+    if not is_first():
+        if prepared:
             train(config, prepared, path)
         return None
     with open_run("train", config, {"model": config.model, "data": config.data}) as run:
@@ -105,6 +115,11 @@ def num_devices() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def is_first() -> bool:
+    """Whether this is rank 0, which keeps the record; the others only train."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def check(config: SftConfig, devices: int) -> None:
     """Raises UserError for what can be told from the config alone."""
     check_backend(config.backend, devices, config.offload_optimizer)
@@ -118,6 +133,16 @@ def check(config: SftConfig, devices: int) -> None:
         raise UserError(f"quantize={config.quantize} freezes the model; set lora_rank to train adapters on it")
     if config.wandb not in ("off", "offline", "online"):
         raise UserError(f"wandb is off, offline or online, not {config.wandb!r}")
+    for key in ("num_epochs", "batch_size", "max_length", "max_tokens_per_device", "save_steps"):
+        if getattr(config, key) < 1:
+            raise UserError(f"{key}={getattr(config, key)}: at least 1 is needed")
+    for key in ("sequence_parallel", "accumulation", "lora_rank"):
+        if getattr(config, key) is not None and getattr(config, key) < 1:
+            raise UserError(f"{key}={getattr(config, key)}: at least 1 is needed, or null")
+    if not 0 <= config.warmup < 1:
+        raise UserError(f"warmup={config.warmup}: a share of all steps, from 0 to below 1")
+    for key in config.trainer.keys() & OURS.keys():
+        raise UserError(f"trainer.{key}: {OURS[key]}")
 
 
 @dataclass
@@ -155,9 +180,10 @@ def prepare(config: SftConfig) -> Prepared:
     traces = load_traces(config.data, config.data_revision, config.data_teacher)
     path = checkpoint.resolve(config.model, config.revision)
     shape = ModelShape.of(str(path))
+    checkpoint.check_weights(path)
     tokenizer = checkpoint.load_tokenizer(path)
-    checkpoint.check_context(path, config.max_length)
     rows = tokenize(traces, ChatFormat(config.profile, tokenizer), config.max_length, config.system, config.truncate)
+    check_context(rows, checkpoint.context_of(path), path)
     lengths = [len(row["input_ids"]) for row in rows]
     layout = choose_layout(
         num_devices(), config.batch_size, lengths, (shape.num_attention_heads, shape.num_key_value_heads),
@@ -195,11 +221,10 @@ def train(config: SftConfig, prepared: Prepared, folder: Path) -> dict[str, Any]
     checkpoint = last_checkpoint(folder)
     if checkpoint:
         check_resumable(checkpoint, config.backend, num_devices())
-    is_first = int(os.environ.get("RANK", 0)) == 0
-    wandb_run = open_wandb(config, folder) if is_first and config.wandb != "off" else None
+    wandb_run = open_wandb(config, folder) if is_first() and config.wandb != "off" else None
     trainer = build_trainer(config, prepared.batches, prepared.tokenizer, prepared.path, folder)
     check_agreement(checkpoint)
-    if is_first:
+    if is_first():
         write_plan(prepared.batches, folder / "steps.jsonl")
     stop = StopOnRequest(folder)
     lines = StepLines(
@@ -220,7 +245,7 @@ def train(config: SftConfig, prepared: Prepared, folder: Path) -> dict[str, Any]
     if wandb_run is not None:
         wandb_run.finish()
     if stop.stopped:
-        if is_first:
+        if is_first():
             stop.answer()
             say(
                 f"asked to stop by {stop.stopped}: saved after step {trainer.state.global_step}; the same command goes on"
@@ -228,7 +253,7 @@ def train(config: SftConfig, prepared: Prepared, folder: Path) -> dict[str, Any]
         return None
     save_model(trainer, prepared.tokenizer, prepared.path, folder / "model", config.export_dtype)
     trainer.accelerator.end_training()
-    return headline(prepared, folder / "metrics.jsonl") if is_first else {}
+    return headline(prepared, folder / "metrics.jsonl") if is_first() else {}
 
 
 def headline(prepared: Prepared, metrics: Path) -> dict[str, Any]:
@@ -249,17 +274,22 @@ def headline(prepared: Prepared, metrics: Path) -> dict[str, Any]:
 
 def open_wandb(config: SftConfig, folder: Path):
     """The wandb run that metrics go to, the same one after a resume; its project is $WANDB_PROJECT, or s1."""
-    import wandb
-
     try:
-        return wandb.init(
+        import wandb
+    except ModuleNotFoundError:
+        raise UserError(f"wandb={config.wandb} needs the package wandb, which is not installed; use wandb=off") from None
+    try:
+        run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "s1"), id=folder.name, name=folder.name, resume="allow",
             mode=config.wandb, dir=folder, config=dataclasses.asdict(config),
+            settings=wandb.Settings(silent=True, console="off"),  # our lines stay as they are, and stay ours
         )  # fmt: skip
     except wandb.Error as error:
         raise UserError(
             f"wandb: {str(error).splitlines()[0]}; log in with `wandb login`, or use wandb=offline"
         ) from None
+    say(f"wandb | {run.url}" if config.wandb == "online" else f"wandb | wandb sync {run.settings.sync_dir} sends it")
+    return run
 
 
 def finish(config: SftConfig, run: Run, headline: dict[str, Any]) -> None:

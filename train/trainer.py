@@ -1,5 +1,7 @@
 """TRL's SFTTrainer on planned, flattened batches, under any backend."""
 
+import dataclasses
+import difflib
 import os
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,9 @@ class FlatTrainer(SFTTrainer):
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)  # per-token log-probabilities, no logits
         loss = -(outputs.log_probs * weights).sum() * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """None beside the checkpoints: TRL's knows nothing of the run that run.json does not say."""
 
 
 def build_trainer(config: Any, batches: FlatBatches, tokenizer: Any, path: Path, folder: Path) -> FlatTrainer:
@@ -98,10 +103,17 @@ def _arguments(config: Any, batches: FlatBatches, folder: Path, on_gpu: bool) ->
         ),
         **config.trainer,
     }
+    unknown = sorted(config.trainer.keys() - {field.name for field in dataclasses.fields(SFTConfig)})
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], [field.name for field in dataclasses.fields(SFTConfig)], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "keys pass to trl.SFTConfig"
+        raise UserError(f"trainer: unknown key {unknown[0]!r}; {hint}")
     try:
         args = SFTConfig(**options)
-    except TypeError as error:
-        raise UserError(f"trainer: {error} (keys pass to trl.SFTConfig)") from None
+    except (TypeError, ValueError) as error:
+        if not config.trainer:
+            raise
+        raise UserError(f"trainer: {' '.join(str(error).split())} (keys pass to trl.SFTConfig)") from None
     if getattr(args, "fsdp_plugin_args", None) and args.bf16:
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
