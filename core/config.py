@@ -173,7 +173,7 @@ def run_entry(main: Callable[[T], Any], schema: type[T], doc: str, args: list[st
     except KeyboardInterrupt:
         _fail("interrupted; the same command resumes", status=130)
     except Exception as error:
-        if not _is_disk_full(error):
+        if not is_disk_full(error):
             raise
         where = f" for {error.filename}" if getattr(error, "filename", None) else ""
         _fail(f"no space left on the disk{where}; free some and run the same command again: finished work is kept")
@@ -182,10 +182,11 @@ def run_entry(main: Callable[[T], Any], schema: type[T], doc: str, args: list[st
             print(result, flush=True)
 
 
-def _is_disk_full(error: Exception) -> bool:
-    """torch and safetensors report a full disk as errors of their own, by its words alone."""
-    text = str(error)
-    return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text or "failed writing file" in text
+def is_disk_full(error: BaseException) -> bool:
+    """Or the quota used up. torch and safetensors report that as errors of their own, by its words alone, or by a file
+    that is not as long as what was written to it."""
+    words = ("No space left", "Disk quota exceeded", "failed writing file", "unexpected pos")
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(word in str(error) for word in words)
 
 
 def _fail(message: str, status: int = 2) -> None:

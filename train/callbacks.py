@@ -18,7 +18,7 @@ from core.config import UserError
 from core.log import duration, say
 from core.runs import Journal
 from core.types import write_jsonl
-from train.checkpoints import mark_complete, remove, remove_older
+from train.checkpoints import mark_complete, remove, remove_older, remove_unfinished
 
 STOP_FILE = "STOP_FILE"  # environment variable: the file whose appearance asks the job to save and end
 
@@ -93,6 +93,8 @@ class Checkpoints(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         state.save_steps = args.save_steps  # a resumed state brings those of the sitting before
+        if state.is_world_process_zero:
+            remove_unfinished(Path(args.output_dir))  # their space may be what the next one needs
 
     def on_step_end(self, args, state, control, **kwargs):
         if control.should_save:  # over a damaged one, half of its files and half of the new would look whole

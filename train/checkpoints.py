@@ -117,6 +117,13 @@ def remove_older(newest: Path) -> None:
             remove(checkpoint)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """What killed saves left behind, and nothing reads. Call when nothing is being saved."""
+    for checkpoint in _newest_first(folder):
+        if not (checkpoint / COMPLETE).exists():
+            remove(checkpoint)
+
+
 def remove_checkpoints(folder: Path) -> None:
     """All of a run folder."""
     for checkpoint in _newest_first(folder):

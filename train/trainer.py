@@ -2,17 +2,19 @@
 
 import dataclasses
 import difflib
+import errno
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.distributed.checkpoint.api import CheckpointException
 from transformers import AutoModelForCausalLM, PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 from trl import SFTConfig, SFTTrainer
 
-from core.config import UserError
+from core.config import UserError, is_disk_full
 from train import attention, backends
 from train.callbacks import CheckSharded
 from train.cost import peak_flops
@@ -30,6 +32,16 @@ class FlatTrainer(SFTTrainer):
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)  # per-token log-probabilities, no logits
         loss = -(outputs.log_probs * weights).sum() * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _save_checkpoint(self, model, trial):
+        """Raises OSError for a full disk, whose signs differ from rank to rank."""
+        try:
+            super()._save_checkpoint(model, trial)
+        except (RuntimeError, CheckpointException) as error:  # the latter is no Exception
+            if not is_disk_full(error):
+                raise
+            folder = f"{self.args.output_dir}/checkpoint-{self.state.global_step}"
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder) from error
 
     def create_model_card(self, *args, **kwargs) -> None:
         """None beside the checkpoints: TRL's knows nothing of the run that run.json does not say."""
