@@ -135,6 +135,7 @@ def _field_names(schema: type, prefix: str = ""):
 def help_text(schema: type, doc: str) -> str:
     """The module's docstring, then one line a key: name, default, what it does."""
     lines = [doc.strip(), "", "keys:"]
+    width = max(22, *(len(f.name) for f in dataclasses.fields(schema)))
     for f in dataclasses.fields(schema):
         if f.default_factory is not dataclasses.MISSING:
             default = f.default_factory()
@@ -146,7 +147,7 @@ def help_text(schema: type, doc: str) -> str:
             shown = ", ".join(f"{f.name}.{k}={v!r}" for k, v in dataclasses.asdict(default).items())
         else:
             shown = f"[{default!r}]"
-        lines.append(f"  {f.name:<22} {f.metadata.get('help', '')} {shown}")
+        lines.append(f"  {f.name:<{width}} {f.metadata.get('help', '')} {shown}")
     return "\n".join(lines)
 
 

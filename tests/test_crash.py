@@ -95,7 +95,7 @@ def test_a_full_disk_during_a_checkpoint(whole, tmp_path):
         subprocess.run(["umount", str(outputs)], check=True)
 
 
-def test_stopping_and_going_on_with_more_and_fewer_devices(whole, tmp_path):
+def test_stopping_by_the_job_and_going_on_with_more_devices(whole, tmp_path):
     folder = make_folder(tmp_path / "job")
     asked = tmp_path / "stop"
     asked.touch()
@@ -106,39 +106,33 @@ def test_stopping_and_going_on_with_more_and_fewer_devices(whole, tmp_path):
     assert asked.read_text() == "saved\n", "the job is to be queued again"
     assert f"asked to stop by {asked}: saved after step 1" in said
 
-    (run / "STOP").touch()
-    status, said = train(folder, processes=4)  # another layout: 2 groups of 2 devices
-    assert status == 0, said
-    assert "going on from checkpoint-1" in said and "4 devices = 2 groups x 2" in said
-    assert (run / "checkpoint-2" / "COMPLETE").exists() and not (run / "DONE").exists()
-    assert not (run / "STOP").exists(), "or the next one would stop again"
-
     status, said = train(folder, processes=1)
     assert status == 2
     assert error_lines(said) == [
-        f"error: outputs/train/{run.name}/checkpoint-2 was written by backend=fsdp2 on 4 devices and cannot go on as "
+        f"error: outputs/train/{run.name}/checkpoint-1 was written by backend=fsdp2 on 2 devices and cannot go on as "
         "fsdp2 on 1 device; use fsdp2 on two or more, or remove the run folder to train from the start"
     ]
-    status, said = train(folder, "save_steps=3")
+    status, said = train(folder, processes=4)  # another layout: 2 groups of 2 devices
     assert status == 0, said
-    assert "going on from checkpoint-2" in said
+    assert "going on from checkpoint-1" in said and "4 devices = 2 groups x 2" in said
     assert [step for step, _ in losses(folder)] == list(range(1, NUM_STEPS + 1))
     assert [loss for _, loss in losses(folder)] == pytest.approx([loss for _, loss in losses(whole)], rel=1e-5)
     assert (run / "DONE").exists()
 
 
-def test_zero3_goes_on_with_the_same_number_of_devices(whole, tmp_path):
+def test_zero3_stopped_by_hand_goes_on(whole, tmp_path):
     pytest.importorskip("deepspeed")
     folder = make_folder(tmp_path / "job")
-    asked = tmp_path / "stop"
-    asked.touch()
-    status, said = train(folder, "backend=zero3", STOP_FILE=str(asked))
-    assert status == 0 and asked.read_text() == "saved\n", said
-    status, said = train(folder, "backend=zero3", processes=1)
-    assert status == 2
-    (line,) = error_lines(said)
-    assert "was written by backend=zero3 on 2 devices and cannot go on as zero3 on 1 device; use zero3 on 2" in line
+    process = start(folder, "backend=zero3")
+    run = wait_for(process, folder, "config.yaml").parent
+    (run / "STOP").touch()
+    status, said = ended(process)
+    assert status == 0, said
+    assert f"asked to stop by outputs/train/{run.name}/STOP: saved after step 1" in said
+    assert (run / "checkpoint-1" / "COMPLETE").exists() and not (run / "DONE").exists()
+    assert not (run / "STOP").exists(), "or the next one would stop again"
     status, said = train(folder, "backend=zero3")
     assert status == 0, said
-    assert "going on from checkpoint-1" in said
+    assert "going on from checkpoint-1" in said and (run / "DONE").exists()
+    assert [step for step, _ in losses(folder)] == list(range(1, NUM_STEPS + 1))
     assert [loss for _, loss in losses(folder)] == pytest.approx([loss for _, loss in losses(whole)], rel=1e-5)

@@ -18,7 +18,7 @@ from core.config import UserError
 from core.log import duration, say
 from core.runs import Journal
 from core.types import write_jsonl
-from train.checkpoints import mark_complete, remove, remove_older, remove_unfinished
+from train.resume import mark_complete, remove, remove_older, remove_unfinished
 
 STOP_FILE = "STOP_FILE"  # environment variable: the file whose appearance asks the job to save and end
 

@@ -23,7 +23,7 @@ from core.log import say
 from core.runs import Run, open_run, read_record, run_path
 from core.types import read_jsonl, write_jsonl
 from train.backends import CHECKPOINTING, check_backend, set_environment
-from train.checkpoints import check_resumable, last_checkpoint, remove_checkpoints
+from train.resume import check_resumable, last_checkpoint, remove_checkpoints
 from train.cost import ModelShape
 from train.dataset import FlatBatches, check_context, load_traces, tokenize
 from train.steps import balance, choose_layout, visits
@@ -147,6 +147,11 @@ def check(config: SftConfig, devices: int) -> None:
         raise UserError(f"warmup={config.warmup}: a share of all steps, from 0 to below 1")
     for key in config.trainer.keys() & OURS.keys():
         raise UserError(f"trainer.{key}: {OURS[key]}")
+    if config.trainer:
+        set_environment(config.backend, devices)
+        from train.trainer import check_keys
+
+        check_keys(config.trainer)
 
 
 @dataclass

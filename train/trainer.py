@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,15 @@ def build_trainer(config: Any, batches: FlatBatches, tokenizer: Any, path: Path,
     return trainer
 
 
+def check_keys(trainer: Mapping[str, Any]) -> None:
+    """Raises UserError for a key that trl.SFTConfig does not have."""
+    known = {field.name for field in dataclasses.fields(SFTConfig)}
+    for key in trainer.keys() - known:
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "keys pass to trl.SFTConfig"
+        raise UserError(f"trainer: unknown key {key!r}; {hint}")
+
+
 def _arguments(config: Any, batches: FlatBatches, folder: Path, on_gpu: bool) -> SFTConfig:
     layout = batches.layout
     if config.backend == "zero3" and not on_gpu:
@@ -115,11 +125,6 @@ def _arguments(config: Any, batches: FlatBatches, folder: Path, on_gpu: bool) ->
         ),
         **config.trainer,
     }
-    unknown = sorted(config.trainer.keys() - {field.name for field in dataclasses.fields(SFTConfig)})
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], [field.name for field in dataclasses.fields(SFTConfig)], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "keys pass to trl.SFTConfig"
-        raise UserError(f"trainer: unknown key {unknown[0]!r}; {hint}")
     try:
         args = SFTConfig(**options)
     except (TypeError, ValueError) as error:
