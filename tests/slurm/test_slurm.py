@@ -1,0 +1,153 @@
+"""launch.sh --slurm on a real SLURM: what is refused, what runs where, and what happens before the time limit."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+STAND_IN = ("train.stand_in",)
+
+
+def launch(slurm, clone, *args: str, **environment: str) -> subprocess.CompletedProcess:
+    """`./launch.sh --slurm ...` as someone would type it."""
+    defaults = {"GPUS": "0", "LANE": "cpu", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        ["./launch.sh", "--slurm", *args],
+        cwd=clone, env={**slurm, **defaults, **environment}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def submit(slurm, clone, *args: str, **environment: str) -> str:
+    """The id of the job."""
+    result = launch(slurm, clone, *args, **environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def job(slurm, id: str) -> dict[str, str]:
+    """What SLURM knows of a job."""
+    shown = subprocess.run(["scontrol", "show", "job", "-o", id], env=slurm, capture_output=True, text=True, check=True)
+    return dict(re.findall(r"(\S+?)=(\S*)", shown.stdout))
+
+
+def wait_for(what: str, condition, seconds: float = 90.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.1)
+    return found
+
+
+def ended(slurm, id: str) -> str:
+    """The state in which a job ended."""
+    over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+    return wait_for(f"job {id}", lambda: (state := job(slurm, id)["JobState"]) in over and state)
+
+
+def restart(slurm, id: str) -> None:
+    """Waits until a job is queued again, and has it start without SLURM's delay of two minutes."""
+    wait_for("the requeue", lambda: (seen := job(slurm, id))["Restarts"] == "1" and seen["JobState"] == "PENDING")
+    subprocess.run(["scontrol", "update", f"JobId={id}", "StartTime=now"], env=slurm, check=True)
+
+
+def log(clone: Path, id: str) -> str:
+    (path,) = clone.glob(f"outputs/slurm/*-{id}.out")
+    return path.read_text()
+
+
+def rows(folder: Path) -> list[dict]:
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def run_folder(clone: Path, package: str, name: str) -> Path:
+    (folder,) = clone.glob(f"outputs/{package}/{name}-*")
+    return folder
+
+
+def queue(slurm) -> str:
+    return subprocess.run(["squeue", "-h"], env=slurm, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    "environment, said",
+    [
+        ({"SBATCH_PARTITION": "nowhere"}, "SLURM refuses this job: invalid partition specified: nowhere; "),
+        ({"NODES": "3"}, "SLURM refuses this job: allocation failure: Requested node configuration is not available"),
+        ({"GPUS": "9"}, "SLURM refuses this job: allocation failure: Requested node configuration is not available"),
+        ({"SBATCH_TIMELIMIT": "1-2"}, "SBATCH_TIMELIMIT=1-2 is over the limit of the partition, 1:00:00"),
+    ],
+)
+def test_what_slurm_would_refuse_gets_one_line_and_nothing_is_queued(slurm, clone, environment, said):
+    for arguments in (STAND_IN, ("--test-only", *STAND_IN)):
+        result = launch(slurm, clone, *arguments, **environment)
+        assert result.returncode == 2
+        assert result.stderr.startswith(f"error: {said}") and result.stderr.count("\n") == 1
+    assert queue(slurm) == ""
+
+
+def test_only_asking(slurm, clone):
+    result = launch(slurm, clone, "--test-only", *STAND_IN, NODES="2", GPUS="8", SBATCH_TIMELIMIT="30")
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(r"Job \d+ to start at \S+ using 32 processors on nodes n\[1-2\] in partition debug\n", result.stderr)
+    assert queue(slurm) == ""
+
+
+def test_wrong_keys_are_not_queued(slurm, clone):
+    result = launch(slurm, clone, *STAND_IN, "num_step=3")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].endswith("unknown key 'num_step'; did you mean 'num_steps'?")
+    assert queue(slurm) == ""
+
+
+def test_training_runs_on_all_gpus_of_two_nodes(slurm, clone):
+    id = submit(slurm, clone, *STAND_IN, "name=two nodes", NODES="2", GPUS="2")
+    assert ended(slurm, id) == "COMPLETED", log(clone, id)
+    folder = run_folder(clone, "train", "two nodes")
+    assert (folder / "DONE").exists()
+    assert rows(folder) == [{"step": step, "ranks": 4.0, "gpus": "0,1"} for step in (1, 2, 3, 4)]
+    assert len(re.findall("step 4$", log(clone, id), re.MULTILINE)) == 1
+    ranks = list((clone / "outputs/slurm" / id).glob("*/attempt_0/*/stderr.log"))
+    assert len(ranks) == 4  # each rank also has a log of its own
+
+
+def test_a_failing_rank_ends_the_job(slurm, clone):
+    id = submit(slurm, clone, *STAND_IN, "name=failing", "failing_rank=1", NODES="2")
+    assert ended(slurm, id) == "FAILED"
+    assert job(slurm, id)["Restarts"] == "0"
+
+
+def test_training_goes_on_after_the_time_limit(slurm, clone):
+    id = submit(slurm, clone, *STAND_IN, "name=stopped", "num_steps=30", "seconds=0.2", NODES="2")
+    wait_for("a step", lambda: list(clone.glob("outputs/train/stopped-*/metrics.jsonl")))
+    subprocess.run(["scancel", "--signal=USR1", "--batch", id], env=slurm, check=True)
+    restart(slurm, id)
+    folder = run_folder(clone, "train", "stopped")
+    assert 0 < len(rows(folder)) < 30
+    assert ended(slurm, id) == "COMPLETED", log(clone, id)
+    assert [row["step"] for row in rows(folder)] == list(range(1, 31))
+    assert (folder / "DONE").exists()
+    assert not list(clone.glob("outputs/slurm/*.stop"))
+    said = log(clone, id)
+    assert f"job {id}: start 1, on n[1-2]" in said and f"job {id}: start 2, on n[1-2]" in said
+
+
+def test_what_does_not_save_first_goes_on_from_its_journal(slurm, clone):
+    id = submit(slurm, clone, "data.stand_in", "name=ended", "num_steps=20", "seconds=0.2", CPUS="1")
+    wait_for("a row", lambda: list(clone.glob("outputs/data/ended-*/metrics.jsonl")))
+    subprocess.run(["scancel", "--signal=USR1", "--batch", id], env=slurm, check=True)
+    restart(slurm, id)
+    assert ended(slurm, id) == "COMPLETED", log(clone, id)
+    assert [row["step"] for row in rows(run_folder(clone, "data", "ended"))] == list(range(1, 21))
+
+
+def test_an_array_takes_a_shard_each(slurm, clone):
+    id = submit(slurm, clone, "data.stand_in", "name=parts", ARRAY="0-2%2", CPUS="1")
+    assert {ended(slurm, f"{id}_{task}") for task in range(3)} == {"COMPLETED"}
+    assert len(list(clone.glob("outputs/data/parts-*/DONE"))) == 3
+    assert len(list(clone.glob(f"outputs/slurm/data.stand_in-{id}_[012].out"))) == 3
