@@ -278,9 +278,10 @@ job() {
         export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True} # rows of many lengths fragment memory
         export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((SLURM_CPUS_ON_NODE + PROCESSES - 1) / PROCESSES))}
     fi
-    # By address: a node's name may not resolve, or to 127.0.1.1. Ports below those that systems hand out themselves.
-    address=$({ hostname --ip-address; hostname -I; } | tr ' ' '\n' | awk '/^[0-9.]+$/ && !/^127[.]/ && !found++')
-    make_step "$SLURM_JOB_ID" "${address:-127.0.0.1}:$((20000 + SLURM_JOB_ID % 10000))" "$@"
+    # The ranks meet at this node's address, or at its name where the node itself takes that for 127.0.1.1: the node must
+    # know the place as its own. The port is below those that systems hand out by themselves.
+    address=$(hostname --ip-address | tr ' ' '\n' | awk '/^[0-9.]+$/ && !/^127[.]/ && !found++')
+    make_step "$SLURM_JOB_ID" "${address:-$(hostname)}:$((20000 + SLURM_JOB_ID % 10000))" "$@"
     say "job $SLURM_JOB_ID: start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST: ${step[*]}"
 
     "${step[@]}" &
@@ -314,8 +315,7 @@ is_resumable() {
 }
 
 requeue() {
-    [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ] || die "stopped before the time limit after 20 restarts; the same command goes\
- on where it was" 1
+    [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ] || die "stopped after 20 restarts; the same command goes on where it was" 1
     say "job $SLURM_JOB_ID: queues again, and goes on where it was"
     scontrol requeue "$SLURM_JOB_ID" || die "SLURM does not queue it again; the same command goes on where it was" 1
     sleep 60 # SLURM ends this script

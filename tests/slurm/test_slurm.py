@@ -52,6 +52,7 @@ def ended(slurm, id: str) -> str:
 def restart(slurm, id: str) -> None:
     """Waits until a job is queued again, and has it start without SLURM's delay of two minutes."""
     wait_for("the requeue", lambda: (seen := job(slurm, id))["Restarts"] == "1" and seen["JobState"] == "PENDING")
+    time.sleep(2)  # within a second of the first end, SLURM takes the second start for the first, and refuses it
     subprocess.run(["scontrol", "update", f"JobId={id}", "StartTime=now"], env=slurm, check=True)
 
 
