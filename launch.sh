@@ -275,6 +275,7 @@ job() {
     export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} # without internet, each process would try for minutes
     export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
     if is_training "$module"; then
+        export TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE=${TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE-'[${rank}] '}
         export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True} # rows of many lengths fragment memory
         export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((SLURM_CPUS_ON_NODE + PROCESSES - 1) / PROCESSES))}
     fi

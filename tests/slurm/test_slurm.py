@@ -8,9 +8,23 @@ import time
 from pathlib import Path
 
 import pytest
+from some_traces import some_traces
+from tiny_model import tiny_model
+
+from core.types import write_jsonl
 
 pytestmark = pytest.mark.slow
 STAND_IN = ("train.stand_in",)
+FSDP_ON_CPU = Path(__file__).parent.parent / "fsdp_on_cpu"  # accelerate shards only where there are GPUs
+SFT = """\
+data: tiny/traces.jsonl
+model: tiny/model
+num_epochs: 16
+batch_size: 8
+max_length: 512
+export_dtype: float32
+smoke_tokens: 4
+"""
 
 
 def launch(slurm, clone, *args: str, **environment: str) -> subprocess.CompletedProcess:
@@ -124,11 +138,11 @@ def test_a_failing_rank_ends_the_job(slurm, clone):
 
 
 def test_training_goes_on_after_the_time_limit(slurm, clone):
-    id = submit(slurm, clone, *STAND_IN, "name=stopped", "num_steps=30", "seconds=0.2", NODES="2")
-    wait_for("a step", lambda: list(clone.glob("outputs/train/stopped-*/metrics.jsonl")))
+    id = submit(slurm, clone, *STAND_IN, "name=paused", "num_steps=30", "seconds=0.2", NODES="2")
+    wait_for("a step", lambda: list(clone.glob("outputs/train/paused-*/metrics.jsonl")))
     subprocess.run(["scancel", "--signal=USR1", "--batch", id], env=slurm, check=True)
     restart(slurm, id)
-    folder = run_folder(clone, "train", "stopped")
+    folder = run_folder(clone, "train", "paused")
     assert 0 < len(rows(folder)) < 30
     assert ended(slurm, id) == "COMPLETED", log(clone, id)
     assert [row["step"] for row in rows(folder)] == list(range(1, 31))
@@ -136,6 +150,44 @@ def test_training_goes_on_after_the_time_limit(slurm, clone):
     assert not list(clone.glob("outputs/slurm/*.stop"))
     said = log(clone, id)
     assert f"job {id}: start 1, on n[1-2]" in said and f"job {id}: start 2, on n[1-2]" in said
+
+
+@pytest.fixture
+def tiny_training(clone) -> tuple[str, ...]:
+    """Arguments of a training of 48 steps, and in CLUSTER_ENV what has accelerate shard on CPU processes."""
+    tiny_model(clone / "tiny/model", kind="qwen2")
+    write_jsonl(clone / "tiny/traces.jsonl", some_traces())
+    (clone / "tiny/cluster.env").write_text(f"PYTHONPATH={FSDP_ON_CPU}\nCUDA_VISIBLE_DEVICES=\n")
+    (clone / "tiny/sft.yaml").write_text(SFT)
+    return "train.sft", "tiny/sft.yaml"
+
+
+def test_fsdp2_on_two_nodes_and_the_same_losses_after_a_requeue(slurm, clone, tiny_training):
+    def start(name: str) -> str:
+        return submit(slurm, clone, *tiny_training, f"name={name}", NODES="2", CLUSTER_ENV="tiny/cluster.env")
+
+    whole = start("whole")
+    assert ended(slurm, whole) == "COMPLETED", log(clone, whole)
+    expected = run_folder(clone, "train", "whole")
+    assert (expected / "DONE").exists()
+    assert [row["step"] for row in rows(expected)] == list(range(1, 49))
+
+    stopped = start("stopped")
+    wait_for("a step", lambda: any(map(rows, clone.glob("outputs/train/stopped-*"))))
+    subprocess.run(["scancel", "--signal=USR1", "--batch", stopped], env=slurm, check=True)
+    restart(slurm, stopped)
+    folder = run_folder(clone, "train", "stopped")
+    assert 0 < len(rows(folder)) < 48 and not (folder / "DONE").exists()
+    assert ended(slurm, stopped) == "COMPLETED", log(clone, stopped)
+    assert (folder / "DONE").exists()
+    assert "going on from checkpoint-" in log(clone, stopped)
+
+    def losses(folder: Path) -> list[tuple[int, float]]:
+        return [(row["step"], row["loss"]) for row in rows(folder)]
+
+    assert losses(folder) == losses(expected)
+    files = [folder / "model/model.safetensors" for folder in (folder, expected)]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_what_does_not_save_first_goes_on_from_its_journal(slurm, clone):
