@@ -15,26 +15,26 @@ usage() {
 model=...   start the demo from this local folder or hub id, not from the packaged SmolLM2-135M-Instruct
 DRY_RUN=1   print the commands that would run, and run nothing
 GPUS=n      processes of train.* (default: one for each GPU of this machine)
-LANE=cpu    or LANE=cuda: which packages to install (default: cuda where nvidia-smi works)
+LANE=cpu    or LANE=cuda: which packages to install (default: cuda where nvidia-smi works, and for jobs with GPUs)
 
 Packages go into .venv, once; results go to outputs/. After an interruption, the same command resumes.
 
 On SLURM: NODES=2 GPUS=8 ./launch.sh --slurm train.sft configs/train/s1-32b.yaml
-  asks SLURM whether it would take the job (with --test-only that is all), prepares .venv here, checks the keys, and
-  submits. train.* gets one torchrun a node with a process a GPU, anything else one process. Before the time limit the
-  step is stopped (training saves first), and the job queues again and goes on, up to 20 times.
+asks SLURM whether it would take the job (with --test-only that is all), prepares .venv here, checks the keys, submits,
+and prints the job's id. train.* gets one torchrun a node with a process a GPU, anything else one process on one node.
+Before the time limit the step is stopped, training after it has saved; then the job queues again and goes on, at most
+20 times. Logs go to outputs/slurm/.
 
-SBATCH_*      account, partition, time limit, qos and the like, as sbatch reads them: SBATCH_ACCOUNT, SBATCH_PARTITION,
-              SBATCH_TIMELIMIT, SBATCH_QOS, SBATCH_CONSTRAINT, ... (man sbatch)
-NODES=n       nodes (default 1; more are for train.*)
-GPUS=n        GPUs of a node; 0 for none
-PROCESSES=n   with GPUS=0, processes of train.* on a node (default 1)
-CPUS=n        cores of a node, to share it with other jobs; without it the job takes whole nodes and all their memory
-ARRAY=0-7     eight jobs with shard=0 to 7 num_shards=8, for steps that have these keys; 0-7%2 runs two at a time
-STOP_BEFORE=s seconds before the time limit at which to stop (default: 600 for train.*, 120 for the rest)
-CLUSTER_ENV=f a file of NAME=value lines (configs/cluster/example.env): the network of a cluster, or its SBATCH_*
-HF_HUB_OFFLINE=0    where compute nodes reach the internet; jobs are offline otherwise (fetch models beforehand:
-              .venv/bin/hf download <owner/name>)
+SBATCH_*          account, partition, time limit, qos and so on, as sbatch reads them: SBATCH_ACCOUNT, SBATCH_PARTITION,
+                  SBATCH_TIMELIMIT, SBATCH_QOS, SBATCH_CONSTRAINT, ...; nothing here sets them
+NODES=n           nodes, for train.* (default 1)
+GPUS=n            GPUs of each node; 0 for none
+PROCESSES=n       with GPUS=0: processes of train.* on each node (default 1)
+CPUS=n            cores of each node, which then is shared; without it, whole nodes with all their memory
+ARRAY=0-7         eight jobs with shard=0 to 7 and num_shards=8, for steps with these keys; 0-7%2: two at a time
+STOP_BEFORE=n     seconds before the time limit at which to stop (default 600 for train.*, 120 for the rest)
+CLUSTER_ENV=file  NAME=value lines for a cluster, its network or its SBATCH_* (see configs/cluster/example.env)
+HF_HUB_OFFLINE=0  for nodes with internet; jobs take models and datasets from the cache, so fetch them beforehand
 END
 }
 
@@ -153,8 +153,8 @@ submit() {
     fi
     if dry_run; then
         run sbatch "${options[@]}" ./launch.sh --slurm-job "$@"
-        make_step JOB_ID HEAD_IP:PORT "$@"
-        run "${step[@]}"
+        make_job_step JOB_ID HEAD_IP:PORT "$@"
+        run "${job_step[@]}"
         return
     fi
     if [ -x "$python" ]; then "$python" -c "$check_keys" "$@" || exit; fi
@@ -162,7 +162,7 @@ submit() {
 
     mkdir -p outputs/slurm # SLURM makes no folder for its logs
     answer=$(sbatch --parsable "${options[@]}" ./launch.sh --slurm-job "$@" 2>&1) || refused "$answer"
-    id=$(echo "$answer" | tail -n 1 | cut -d ';' -f 1)
+    id=$(echo "$answer" | grep -oE '^[0-9]+' | tail -n 1) # a site may have said more
     log=${log/\%[jA]/$id}
     say "job $id: $name, nodes: $NODES, GPUs of each: $GPUS"
     say "follow  tail -F ${log/\%a/*}"
@@ -190,7 +190,7 @@ check_submission() {
         case ${!word} in "" | *[!0-9]*) die "$word is a whole number, not '${!word}'" ;; esac
     done
     if [ "$GPUS" -gt 0 ]; then PROCESSES=$GPUS; fi
-    [ "$NODES" = 1 ] || is_training "$module" || die "NODES=$NODES is for train.*; $module runs on one node"
+    [ "$NODES" = 1 ] || is_training "$module" || die "NODES=$NODES is for training; $module runs on one"
     if [ -n "${ARRAY:-}" ]; then
         [[ $ARRAY =~ ^0-([0-9]+)(%[0-9]+)?$ ]] || die "ARRAY is 0-7 or, two at a time, 0-7%2; not '$ARRAY'"
         num_shards=$((BASH_REMATCH[1] + 1))
@@ -255,10 +255,10 @@ cluster_environment() {
     case $CLUSTER_ENV in /*) ;; *) CLUSTER_ENV=$caller/$CLUSTER_ENV ;; esac
     [ -f "$CLUSTER_ENV" ] || die "CLUSTER_ENV: there is no file $CLUSTER_ENV"
     export CLUSTER_ENV
-    set -a
+    set +eu -a # exports what it sets; its `module load` may not be as strict as this file
     # shellcheck disable=SC1090
     . "$CLUSTER_ENV"
-    set +a
+    set -eu +a
 }
 
 # The batch script: runs on the first node of a job, as a copy that SLURM keeps. USR1 comes to it alone, STOP_BEFORE
@@ -275,23 +275,24 @@ job() {
     export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} # without internet, each process would try for minutes
     export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
     if is_training "$module"; then
-        export TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE=${TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE-'[${rank}] '}
+        export TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE=${TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE-'[${rank}] '} # its own
         export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True} # rows of many lengths fragment memory
         export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((SLURM_CPUS_ON_NODE + PROCESSES - 1) / PROCESSES))}
     fi
-    # The ranks meet at this node's address, or at its name where the node itself takes that for 127.0.1.1: the node must
-    # know the place as its own. The port is below those that systems hand out by themselves.
-    address=$(hostname --ip-address | tr ' ' '\n' | awk '/^[0-9.]+$/ && !/^127[.]/ && !found++')
-    make_step "$SLURM_JOB_ID" "${address:-$(hostname)}:$((20000 + SLURM_JOB_ID % 10000))" "$@"
-    say "job $SLURM_JOB_ID: start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST: ${step[*]}"
+    # The ranks meet at this node's address, or at its name where the node itself takes that for 127.0.1.1: torchrun has
+    # to see that this is the place. The port is below those that systems hand out by themselves.
+    address=$(hostname --ip-address | tr ' ' '\n' | awk '/^[0-9.]+$/ && !/^127[.]/ && !found++') || true
+    make_job_step "$SLURM_JOB_ID" "${address:-$(hostname)}:$((20000 + SLURM_JOB_ID % 10000))" "$@"
+    say "job $SLURM_JOB_ID: start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST: ${job_step[*]}"
 
-    "${step[@]}" &
+    "${job_step[@]}" &
     pid=$!
     if [ -n "$stopped" ]; then stop_step; fi # the signal came before there was a step
     while kill -0 "$pid" 2>/dev/null; do wait "$pid" || true; done # a signal ends `wait`, not the step
     wait "$pid" || status=$?
     if [ -n "$stopped" ] && is_resumable; then requeue; fi
     rm -f "$STOP_FILE"
+    [ "$status" = 0 ] || say "job $SLURM_JOB_ID: $module ended with status $status; the same command resumes"
     return "$status"
 }
 
@@ -316,26 +317,28 @@ is_resumable() {
 }
 
 requeue() {
+    local id=$SLURM_JOB_ID
+    if [ -n "${ARRAY:-}" ]; then id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi # one task's own id is also the array's
     [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ] || die "stopped after 20 restarts; the same command goes on where it was" 1
     say "job $SLURM_JOB_ID: queues again, and goes on where it was"
-    scontrol requeue "$SLURM_JOB_ID" || die "SLURM does not queue it again; the same command goes on where it was" 1
+    scontrol requeue "$id" || die "SLURM does not queue it again; the same command goes on where it was" 1
     sleep 60 # SLURM ends this script
 }
 
-# What a job runs, into `step`. Arguments: id and address of torchrun's meeting, module, its arguments.
+# What a job runs, into `job_step`. Arguments: id and address of torchrun's meeting, module, its arguments.
 # c10d gives out the ranks: which node is the first may change from start to start. Only the first process of each node
 # writes into the job's log; all write into files of their own.
-make_step() {
+make_job_step() {
     local id=$1 endpoint=$2 module=$3
     shift 2
     # Every core of the job is the step's: binding would leave one to torchrun. A failing node ends the others.
-    step=(srun --kill-on-bad-exit=1 --wait=0 --cpu-bind=none "$python")
+    job_step=(srun --kill-on-bad-exit=1 --wait=0 --cpu-bind=none "$python")
     if is_training "$module"; then
-        step+=(-m torch.distributed.run "--nnodes=$NODES" "--nproc-per-node=$PROCESSES" --max-restarts=0
+        job_step+=(-m torch.distributed.run "--nnodes=$NODES" "--nproc-per-node=$PROCESSES" --max-restarts=0
             --rdzv-backend=c10d "--rdzv-id=$id" "--rdzv-endpoint=$endpoint"
             "--log-dir=outputs/slurm/$id" --redirects=3 --tee=0:3)
     fi
-    step+=(-m "$@")
+    job_step+=(-m "$@")
 }
 
 # Makes .venv, unless it is there. .venv/installed tells with what it was made and is written last, so an install that
