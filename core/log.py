@@ -1,5 +1,6 @@
 """What a person sees while a job runs: plain lines with rate and ETA, on stderr and in the run's log."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,7 +17,12 @@ def set_log_file(path: Path | None) -> None:
 
 
 def say(text: str) -> None:
-    """One line for the person who waits. Plain text with newlines: SLURM logs are files."""
+    """One line for the person who waits. Plain text with newlines: SLURM logs are files.
+
+    Of the processes that torchrun starts, the first speaks for all.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
     print(text, file=sys.stderr, flush=True)
     if _log_file is not None:
         _log_file.write(text + "\n")

@@ -1,28 +1,41 @@
-"""What happens besides the training step: a line and a metrics row a step, and checkpoints that are known whole."""
+"""What happens besides the training step: a line and a metrics row a step, checkpoints known whole, stopping on request."""
 
 import json
+import os
+import resource
+import shutil
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch import distributed
 from transformers import TrainerCallback
 
+from core.config import UserError
 from core.log import duration, say
 
-COMPLETE = "COMPLETE"  # written into a checkpoint after everything else
+COMPLETE = "COMPLETE"  # written into a checkpoint after everything else: what it holds, and what wrote it
+STOP_FILE = "STOP_FILE"  # environment variable: the file whose appearance asks the job to save and end
 
 
 class StepLines(TrainerCallback):
-    """Prints one line a step and appends it to metrics.jsonl.
+    """Prints one line a step and appends it to metrics.jsonl; mirrors the row to wandb, if there is a run.
 
-    tokens_per_step is an average: real tokens (no padding) of the data set / steps of an epoch.
+    tokens, flops: of each step, over all devices. peak_flops: of all devices, or None where unknown.
     """
 
-    def __init__(self, path: Path, tokens_per_step: float):
-        self.path, self.tokens_per_step = path, tokens_per_step
-        self._first_step, self._started = 0, 0.0
+    def __init__(
+        self, path: Path, tokens: Sequence[int], flops: Sequence[float], peak_flops: float | None, wandb: Any = None
+    ):
+        self.path, self.tokens, self.flops, self.peak_flops, self.wandb = path, tokens, flops, peak_flops, wandb
+        self._first_step, self._started, self._last = 0, 0.0, 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._first_step, self._started = state.global_step, time.monotonic()
+        self._first_step = state.global_step
+        self._started = self._last = time.monotonic()
         if state.is_world_process_zero and self.path.exists():  # steps after the checkpoint come again
             rows = [json.loads(line) for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
             kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= state.global_step]
@@ -31,36 +44,147 @@ class StepLines(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or "loss" not in logs:
             return
-        steps = state.global_step - self._first_step
-        seconds = (time.monotonic() - self._started) / steps
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        step = state.global_step
+        flops = self.flops[step - 1]
         row = {
-            "step": state.global_step,
-            "epoch": round(logs["epoch"], 4),
+            "step": step,
             "loss": logs["loss"],
             "grad_norm": logs.get("grad_norm"),
             "learning_rate": logs["learning_rate"],
-            "tokens_per_second": round(self.tokens_per_step / seconds, 1),
-            "seconds_per_step": round(seconds, 3),
+            "num_tokens": self.tokens[step - 1],
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(self.tokens[step - 1] / seconds, 1),
+            "mfu": round(flops / seconds / self.peak_flops, 4) if self.peak_flops else None,
+            "memory_gb": round(peak_memory() / 1e9, 2),
         }
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        left = state.max_steps - state.global_step
+        if self.wandb is not None:
+            self.wandb.log({key: value for key, value in row.items() if value is not None}, step=step)
+        done = sum(self.flops[self._first_step : step])
+        left = (now - self._started) * sum(self.flops[step:]) / done
+        mfu = f" | MFU {row['mfu']:.1%}" if self.peak_flops else ""
         say(
-            f"step {state.global_step:05d}/{state.max_steps} ({state.global_step / state.max_steps:.1%}) | "
-            f"loss {row['loss']:.4f} | grad {row['grad_norm'] or 0:.2f} | lr {row['learning_rate']:.1e} | "
-            f"{row['tokens_per_second']:,.0f} tok/s | eta {duration(left * seconds)}"
+            f"step {step:05d}/{state.max_steps} ({step / state.max_steps:.1%}) | loss {row['loss']:.4f} | "
+            f"grad {row['grad_norm'] or 0:.2f} | lr {row['learning_rate']:.1e} | "
+            f"{row['tokens_per_second']:,.0f} tok/s{mfu} | mem {row['memory_gb']:.1f} GB | eta {duration(left)}"
         )
 
 
+def peak_memory() -> int:
+    """Bytes: the most that tensors took on this GPU, or this process on the host, so far."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 class MarkComplete(TrainerCallback):
-    """Marks each checkpoint after its last file is written; a killed save leaves none."""
+    """Marks each checkpoint once all ranks have written their files; a killed save leaves no mark."""
+
+    def __init__(self, backend: str, num_devices: int):
+        self.backend, self.num_devices = backend, num_devices
 
     def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        if distributed.is_initialized():
+            distributed.barrier()
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+        mark = {"backend": self.backend, "num_devices": self.num_devices, "files": sizes}
+        partial = folder / f"{COMPLETE}.partial"
+        partial.write_text(json.dumps(mark, indent=1) + "\n")
+        partial.replace(folder / COMPLETE)
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint, or None."""
-    found = [p.parent for p in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
+    """The newest checkpoint that is marked complete and has all its files in full size, or None.
+
+    Says which marked ones it passes over, and for want of what.
+    """
+    marked = [p.parent for p in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    for checkpoint in sorted(marked, key=lambda p: int(p.name.split("-")[1]), reverse=True):
+        damaged = _damaged_file(checkpoint)
+        if damaged is None:
+            return checkpoint
+        say(f"passing over {checkpoint.name}: {damaged} is missing or not as long as it was written")
+    return None
+
+
+def _damaged_file(checkpoint: Path) -> str | None:
+    for name, size in read_mark(checkpoint)["files"].items():
+        file = checkpoint / name
+        if not file.is_file() or file.stat().st_size != size:
+            return name
+    return None
+
+
+def read_mark(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / COMPLETE).read_text())
+
+
+def check_resumable(checkpoint: Path, backend: str, num_devices: int) -> None:
+    """Raises UserError where this checkpoint cannot go on under another backend, or another number of devices."""
+    mark = read_mark(checkpoint)
+    sharding = {"ddp": "whole", "single": "whole"}
+    before = sharding.get(mark["backend"], mark["backend"] if mark["num_devices"] > 1 else "whole")
+    now = sharding.get(backend, backend if num_devices > 1 else "whole")
+    if "zero3" in (mark["backend"], backend):
+        before, now = (mark["backend"], mark["num_devices"]), (backend, num_devices)
+    if before != now:
+        raise UserError(
+            f"{checkpoint} was written by backend={mark['backend']} on {mark['num_devices']} devices and cannot go on "
+            f"as {backend} on {num_devices}; use those (fsdp2 takes any number of devices), or remove the run folder"
+        )
+
+
+class StopOnRequest(TrainerCallback):
+    """Saves and ends after the step in which <run folder>/STOP, or the file that $STOP_FILE names, is there.
+
+    Rank 0 looks, all hear of it: ranks that decided for themselves would part ways (TRAINING 1.7). `stopped` is the
+    reason, or None.
+    """
+
+    def __init__(self, folder: Path):
+        self.by_hand = folder / "STOP"
+        self.by_job = Path(os.environ[STOP_FILE]) if os.environ.get(STOP_FILE) else None
+        self.stopped: Path | None = None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        found = [next((p for p in (self.by_job, self.by_hand) if p and p.exists()), None)]
+        if distributed.is_initialized():
+            distributed.broadcast_object_list(found, src=0)
+        if found[0] is not None and state.global_step < state.max_steps:
+            self.stopped = found[0]
+            control.should_save = control.should_training_stop = True
+
+    def answer(self) -> None:
+        """Tells who asked that the run is saved. Rank 0 only, after training has returned."""
+        if self.stopped == self.by_job and self.by_job is not None:
+            self.by_job.write_text("saved\n")
+        elif self.stopped is not None:
+            self.stopped.unlink(missing_ok=True)  # or the same command would stop again at once
+
+
+class CheckSharded(TrainerCallback):
+    """Raises UserError where FSDP2 was asked for and parameters are whole.
+
+    accelerate shards on GPUs only, and goes on as plain data parallelism elsewhere, without a word (TRAINING 4.1).
+    """
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        from torch.distributed.tensor import DTensor
+
+        whole = [name for name, p in model.named_parameters() if p.requires_grad and not isinstance(p, DTensor)]
+        if whole:
+            raise UserError(
+                f"backend=fsdp2 did not shard {whole[0]}: accelerate does that on GPUs only; use backend=ddp"
+            )
+
+
+def remove_checkpoints(folder: Path) -> None:
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)

@@ -1,7 +1,8 @@
-"""Traces as training rows: where they are read from, ids, labels and batches without surprises."""
+"""Traces as training rows: where they are read from, their ids and labels, and what each device gets of them."""
 
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from core.config import UserError
 from core.published import is_published, trace_from_published
 from core.runs import finished
 from core.types import Trace, read_jsonl, trace_from_row
+from train.steps import Layout, place
 
 
 def load_traces(path: str | Path, revision: str | None = None, teacher: str | None = None) -> list[Trace]:
@@ -61,12 +63,12 @@ def _hub_rows(name: str, revision: str | None) -> Iterator[dict[str, Any]]:
 
 
 def tokenize(
-    traces: Sequence[Trace], chat: ChatFormat, max_length: int, system: str | None = None
+    traces: Sequence[Trace], chat: ChatFormat, max_length: int, system: str | None = None, truncate: bool = False
 ) -> list[dict[str, Any]]:
-    """[{"input_ids", "labels"}] in the order given, both [num_tokens].
+    """[{"question_id", "input_ids", "labels"}] in the order given; ids and labels [num_tokens].
 
-    Raises UserError naming the question ids of traces longer than max_length: TRL would cut them on the right, and a
-    trace without its answer teaches the wrong thing (PAPER 7, fault 17).
+    truncate: cut longer traces on the right. Otherwise raises UserError naming their question ids: a trace without its
+    answer teaches the wrong thing (PAPER 7, fault 17). Raises it too where cutting leaves nothing to learn.
     """
     rows = []
     too_long = []
@@ -74,29 +76,100 @@ def tokenize(
         input_ids, labels = chat.training_ids(trace, system)
         if len(input_ids) > max_length:
             too_long.append(f"{trace.question.id} ({len(input_ids)})")
-        rows.append({"input_ids": input_ids, "labels": labels})
-    if too_long:
+        if truncate and labels[1:max_length].count(IGNORE_LABEL) == len(labels[1:max_length]):
+            raise UserError(f"max_length={max_length} cuts question {trace.question.id} off before its thinking begins")
+        rows.append(
+            {"question_id": trace.question.id, "input_ids": input_ids[:max_length], "labels": labels[:max_length]}
+        )
+    if too_long and not truncate:
         shown = ", ".join(too_long[:5]) + (", ..." if len(too_long) > 5 else "")
         raise UserError(
             f"{len(too_long)} of {len(traces)} traces are longer than max_length={max_length} tokens: {shown}; "
-            "raise max_length, or filter them out (data.filter max_trace_tokens)"
+            "raise max_length, filter them out (data.filter max_trace_tokens), or cut them with truncate=true"
         )
     return rows
 
 
-def pad_right(rows: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str, Any]:
-    """Batch tensors [rows, longest]: input_ids, labels, position_ids. No attention mask.
+def num_labels(row: dict[str, Any]) -> int:
+    """Tokens of a row that are predicted and count in the loss."""
+    return sum(label != IGNORE_LABEL for label in row["labels"][1:])
 
-    Under causal attention no real token sees the padding to its right, and padding has no label; without a mask
-    torch's fused attention takes its fast path (half the step time on a CPU).
+
+class FlatBatches:
+    """What each device computes in each forward pass: tensors of its slice of a flattened row.
+
+    Item (step x accumulation + pass) x num_devices + rank; `indices` in their order is what a sequential loader walks
+    through, with consecutive items going to consecutive ranks. Called with one such item, it is a collator.
+
+    loss_weighting: "example", the mean over the step's examples of each one's mean over its tokens (the published
+    objective: one example a rank, ranks averaged; TRAINING 1.5), or "token", the mean over all tokens of the step.
+    Either way the weights of a step's tokens add up to one, so the loss is their weighted sum, on any layout.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[dict[str, Any]],
+        steps: Sequence[Sequence[int]],
+        cost: Sequence[float],
+        layout: Layout,
+        loss_weighting: str = "example",
+    ):
+        if loss_weighting not in ("example", "token"):
+            raise UserError(f"loss_weighting is example or token, not {loss_weighting!r}")
+        self.rows, self.steps, self.cost, self.layout = rows, steps, cost, layout
+        self.loss_weighting = loss_weighting
+        self.passes = [place(step, cost, layout) for step in steps]
+        self._num_labels = [num_labels(row) for row in rows]
+
+    @property
+    def indices(self) -> range:
+        return range(len(self.steps) * self.layout.accumulation * self.layout.num_devices)
+
+    def token_weights(self, step: int) -> dict[int, float]:
+        """Of each row of a step: what one of its tokens counts. A row that comes twice in a step counts twice."""
+        rows = self.steps[step]
+        if self.loss_weighting == "example":
+            return {row: 1 / (self._num_labels[row] * len(rows)) for row in rows}
+        total = sum(self._num_labels[row] for row in rows)
+        return dict.fromkeys(rows, 1 / total)
+
+    def __call__(self, items: Sequence[dict[str, int]]) -> dict[str, Any]:
+        (item,) = items
+        number, rank = divmod(item["index"], self.layout.num_devices)
+        step, number = divmod(number, self.layout.accumulation)
+        group, part = divmod(rank, self.layout.sequence_parallel)
+        weights = self.token_weights(step)
+        rows = self.passes[step][number][group]
+        return flatten([self.rows[row] for row in rows], [weights[row] for row in rows], part, self.layout)
+
+
+def flatten(rows: Sequence[dict[str, Any]], weights: Sequence[float], part: int, layout: Layout) -> dict[str, Any]:
+    """Rows laid end to end, and of that the slice of one device of the sequence-parallel group.
+
+    Returns input_ids, shift_labels (the next token's label, none across examples), position_ids (from 0 in each
+    example) and weights, all [1, tokens of the slice]; cu_seq_lens_q [num_examples + 1] of the whole row, and
+    max_length_q. The row is padded, by an example without labels, to a multiple of the group's size.
     """
     import torch
 
-    longest = max(len(row["input_ids"]) for row in rows)
-    input_ids = torch.full((len(rows), longest), pad_token_id)
-    labels = torch.full((len(rows), longest), IGNORE_LABEL)
-    for i, row in enumerate(rows):
-        input_ids[i, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
-        labels[i, : len(row["labels"])] = torch.tensor(row["labels"])
-    position_ids = torch.arange(longest).expand(len(rows), longest)
-    return {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
+    size = layout.sequence_parallel
+    lengths = [len(row["input_ids"]) for row in rows]
+    padding = -sum(lengths) % size
+    if padding:
+        rows = [*rows, {"input_ids": [0] * padding, "labels": [IGNORE_LABEL] * padding}]
+        weights, lengths = [*weights, 0.0], [*lengths, padding]
+    width = sum(lengths) // size
+
+    def slice_of(values: Iterable[Sequence[Any]], dtype: torch.dtype) -> torch.Tensor:
+        flat = list(itertools.chain.from_iterable(values))
+        return torch.tensor(flat[part * width : (part + 1) * width], dtype=dtype).unsqueeze(0)
+
+    starts = list(itertools.accumulate(lengths, initial=0))
+    return {
+        "input_ids": slice_of((row["input_ids"] for row in rows), torch.long),
+        "shift_labels": slice_of(([*row["labels"][1:], IGNORE_LABEL] for row in rows), torch.long),
+        "position_ids": slice_of((range(n) for n in lengths), torch.long),
+        "weights": slice_of(([w] * n for w, n in zip(weights, lengths, strict=True)), torch.float32),
+        "cu_seq_lens_q": torch.tensor(starts, dtype=torch.int32),
+        "max_length_q": max(lengths),
+    }

@@ -1,13 +1,17 @@
-"""Fine-tunes a model on selected traces: TRL's SFTTrainer, loss on thinking and answer.
+"""Fine-tunes a model on traces: TRL's SFTTrainer on planned, balanced steps, loss on thinking and answer.
 
     python -m train.sft configs/demo/sft.yaml data=outputs/data/demo-kept-1234abcd model=outputs/inference/...
-    torchrun --nproc-per-node 8 -m train.sft configs/demo/sft.yaml data=... model=... trainer.bf16=true
+    NODES=2 GPUS=8 ./launch.sh --slurm train.sft configs/train/s1-32b.yaml
+    GPUS=8 ./launch.sh train.sft configs/train/s1-32b.yaml configs/train/parallel/zero3-offload.yaml
 
-Writes metrics.jsonl (one row a step), checkpoint-*/ (the same command resumes from the last whole one) and model/.
+Writes steps.jsonl (the plan), metrics.jsonl (one row a step), checkpoint-*/ and model/. The same command resumes from the
+last whole checkpoint, with any number of devices under fsdp2. A file STOP in the run folder makes it save and end.
 """
 
+import dataclasses
+import math
 import os
-import shutil
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +19,12 @@ from typing import Any
 from core.chat import ChatFormat
 from core.config import UserError, option, run_entry
 from core.log import say
-from core.runs import open_run, run_path
-from core.types import Trace
-from train.dataset import load_traces, pad_right, tokenize
+from core.runs import Run, open_run, read_record, run_path
+from core.types import read_jsonl, write_jsonl
+from train.backends import CHECKPOINTING, check_backend, set_environment
+from train.cost import ModelShape
+from train.dataset import FlatBatches, load_traces, tokenize
+from train.steps import balance, choose_layout, visits
 
 
 @dataclass
@@ -30,26 +37,50 @@ class SftConfig:
     revision: str | None = option(None, help="hub revision of the model")
     profile: str = option("s1", help="chat format to train: s1, think-tags, steps")
     system: str | None = option(None, help="system message; null keeps the chat template's own default")
+    num_epochs: int = option(5, help="passes over the data (s1: 5)")
     batch_size: int = option(16, help="examples per optimiser step, over all devices (s1: 16)")
-    micro_batch_size: int = option(1, help="examples per device and forward pass")
-    max_length: int = option(32768, help="longest example in tokens; longer ones are refused, not cut (s1: 32,768)")
-    seed: int = option(42, help="of shuffling and initialisation")
+    learning_rate: float = option(1e-5, help="peak, then cosine to zero (s1: 1e-5)")
+    warmup: float = option(0.05, help="share of all steps (s1: 0.05)")
+    weight_decay: float = option(1e-4, help="of AdamW 0.9/0.95, not on biases and norms (s1: 1e-4)")
+    loss_weighting: str = option(
+        "example", help="example: mean of the examples' means (s1); token: mean over all tokens"
+    )
+    max_length: int = option(32768, help="longest example in tokens (s1: 32,768)")
+    truncate: bool = option(False, help="cut longer examples on the right, as s1 did; otherwise they are refused")
+    seed: int = option(42, help="of the order of examples and of new weights (s1: 42)")
     export_dtype: str = option("bfloat16", help="of the saved model; master weights are float32")
-    trainer: dict[str, Any] = option({}, help="passed verbatim to trl.SFTConfig")
+    lora_rank: int | None = option(None, help="train adapters of this rank on all linear layers, not the model")
+    lora_alpha: int = option(32, help="scale of the adapters")
+    lora_dropout: float = option(0.0, help="dropout before the adapters")
+    quantize: str | None = option(None, help="nf4: the frozen base model in four bits (QLoRA; needs lora_rank)")
+    backend: str = option("fsdp2", help="fsdp2, zero3, ddp or single", affects_result=False)
+    offload_optimizer: bool = option(False, help="optimizer in host memory (zero3)", affects_result=False)
+    activation_checkpointing: str = option(
+        "auto", help="full, selective or none; auto: full on GPUs", affects_result=False
+    )
+    sequence_parallel: int | None = option(
+        None, help="devices that share a row; null: 4 where devices and heads allow", affects_result=False
+    )
+    accumulation: int | None = option(
+        None, help="passes per step; null: as few as max_tokens_per_device allows", affects_result=False
+    )
+    max_tokens_per_device: int = option(16384, help="tokens of one pass on one device", affects_result=False)
+    save_steps: int = option(50, help="steps between checkpoints; the last two are kept", affects_result=False)
+    wandb: str = option("off", help="mirror metrics to wandb: off, offline or online", affects_result=False)
+    smoke_tokens: int = option(
+        32, help="tokens to generate from the saved model as a check; 0: none", affects_result=False
+    )
+    push: str | None = option(None, help="hub repository to publish the model to, with a card", affects_result=False)
+    dry_run: bool = option(False, help="check config, model, data and layout, and train nothing", affects_result=False)
+    trainer: dict[str, Any] = option({}, help="passed verbatim to trl.SFTConfig; has the last word")
 
 
-def accumulation_steps(config: SftConfig, num_devices: int) -> int:
-    """Micro-batches per optimiser step. Raises UserError where the batch cannot be split evenly."""
-    per_pass = config.micro_batch_size * num_devices
-    if config.batch_size % per_pass:
-        raise UserError(
-            f"batch_size={config.batch_size} is not a multiple of micro_batch_size x devices = "
-            f"{config.micro_batch_size} x {num_devices}; change one of them"
-        )
-    return config.batch_size // per_pass
-
-
-def main(config: SftConfig) -> Path:
+def main(config: SftConfig) -> Path | None:
+    check(config, num_devices())
+    if config.dry_run:
+        prepared = prepare(config)
+        say(f"{prepared}; nothing was trained (dry_run)")
+        return None
     if int(os.environ.get("RANK", 0)) > 0:  # a worker of torchrun: rank 0 keeps the record
         path = run_path("train", config)
         if not (path / "DONE").exists():
@@ -58,124 +89,189 @@ def main(config: SftConfig) -> Path:
     with open_run("train", config, {"model": config.model, "data": config.data}) as run:
         if not run.is_done:
             headline = train(config, run.path)
-            run.finish(**headline)
+            if headline is None:
+                run.record["status"] = "stopped"
+                run.save()
+            else:
+                finish(config, run, headline)
     return run.path
 
 
-def train(config: SftConfig, folder: Path) -> dict[str, Any]:
-    """Trains (or goes on training) in `folder`; leaves folder/model. Returns the headline numbers."""
-    from inference.checkpoint import is_out_of_memory
-    from train.callbacks import last_complete_checkpoint
+def num_devices() -> int:
+    """Processes that torchrun started; each has one device."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def check(config: SftConfig, devices: int) -> None:
+    """Raises UserError for what can be told from the config alone."""
+    check_backend(config.backend, devices, config.offload_optimizer)
+    if config.activation_checkpointing not in CHECKPOINTING:
+        raise UserError(
+            f"activation_checkpointing is {', '.join(CHECKPOINTING)}, not {config.activation_checkpointing!r}"
+        )
+    if config.quantize not in (None, "nf4"):
+        raise UserError(f"quantize is null or nf4, not {config.quantize!r}")
+    if config.quantize and not config.lora_rank:
+        raise UserError(f"quantize={config.quantize} freezes the model; set lora_rank to train adapters on it")
+    if config.wandb not in ("off", "offline", "online"):
+        raise UserError(f"wandb is off, offline or online, not {config.wandb!r}")
+
+
+@dataclass
+class Prepared:
+    """All that is known before a device is touched. path: of the base model."""
+
+    path: Path
+    tokenizer: Any
+    shape: ModelShape
+    batches: FlatBatches
+
+    @property
+    def flops(self) -> list[float]:
+        """Of each step."""
+        return [sum(self.batches.cost[row] for row in step) for step in self.batches.steps]
+
+    @property
+    def tokens(self) -> list[int]:
+        """Of each step."""
+        lengths = [len(row["input_ids"]) for row in self.batches.rows]
+        return [sum(lengths[row] for row in step) for step in self.batches.steps]
+
+    def __str__(self) -> str:
+        b = self.batches
+        return (
+            f"{len(b.rows)} traces, {len(b.steps)} steps, {sum(self.tokens):,} tokens; {b.layout}, "
+            f"balance {balance(b.steps, b.cost, b.layout):.2f}"
+        )
+
+
+def prepare(config: SftConfig) -> Prepared:
+    """Reads the data, tokenises and plans. Raises UserError for all that is wrong with model, tokenizer, data, layout."""
+    from inference import checkpoint
 
     traces = load_traces(config.data, config.data_revision, config.data_teacher)
-    trainer, tokenizer, path = build_trainer(config, traces, folder)
+    path = checkpoint.resolve(config.model, config.revision)
+    shape = ModelShape.of(str(path))
+    tokenizer = checkpoint.load_tokenizer(path)
+    checkpoint.check_context(path, config.max_length)
+    rows = tokenize(traces, ChatFormat(config.profile, tokenizer), config.max_length, config.system, config.truncate)
+    lengths = [len(row["input_ids"]) for row in rows]
+    layout = choose_layout(
+        num_devices(), config.batch_size, lengths, (shape.num_attention_heads, shape.num_key_value_heads),
+        config.sequence_parallel, config.accumulation, config.max_tokens_per_device,
+    )  # fmt: skip
+    steps = visits(len(rows), config.batch_size, config.num_epochs, config.seed)
+    batches = FlatBatches(rows, steps, [shape.flops(n) for n in lengths], layout, config.loss_weighting)
+    return Prepared(path, tokenizer, shape, batches)
+
+
+def write_plan(batches: FlatBatches, path: Path) -> None:
+    """One line a step: its tokens, and for each pass and group the question ids laid end to end, to read and compare."""
+    ids = [row["question_id"] for row in batches.rows]
+    write_jsonl(
+        path,
+        (
+            {"step": i + 1, "passes": [[[ids[row] for row in group] for group in micro] for micro in passes]}
+            for i, passes in enumerate(batches.passes)
+        ),
+    )
+
+
+def train(config: SftConfig, folder: Path) -> dict[str, Any] | None:
+    """Trains (or goes on training) in `folder`, all ranks together; leaves folder/model.
+
+    Returns the headline numbers, or None where it was asked to stop and saved.
+    """
+    from inference.checkpoint import is_out_of_memory
+
+    set_environment(config.backend, num_devices())
+    from train.callbacks import MarkComplete, StepLines, StopOnRequest, check_resumable, last_complete_checkpoint
+    from train.export import save_model
+    from train.trainer import build_trainer, peak_flops_of_all
+
+    prepared = prepare(config)
     checkpoint = last_complete_checkpoint(folder)
-    say(f"{len(traces)} traces, {trainer.args.num_train_epochs:g} epochs, batch {config.batch_size}"
-        + (f", going on from {checkpoint.name}" if checkpoint else ""))  # fmt: skip
+    if checkpoint:
+        check_resumable(checkpoint, config.backend, num_devices())
+    trainer = build_trainer(config, prepared.batches, prepared.tokenizer, prepared.path, folder)
+    is_first = trainer.is_world_process_zero()
+    if is_first:
+        write_plan(prepared.batches, folder / "steps.jsonl")
+    wandb_run = open_wandb(config, folder) if is_first and config.wandb != "off" else None
+    stop = StopOnRequest(folder)
+    lines = StepLines(
+        folder / "metrics.jsonl", prepared.tokens, prepared.flops, peak_flops_of_all(num_devices()), wandb_run
+    )
+    for callback in (lines, MarkComplete(config.backend, num_devices()), stop):
+        trainer.add_callback(callback)
+    say(f"{prepared}" + (f"; going on from {checkpoint.name}" if checkpoint else ""))
     try:
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"not enough memory to train ({str(error).splitlines()[0][:160]}); lower micro_batch_size, or set "
-            "trainer.gradient_checkpointing=true; the same command then goes on from its last checkpoint"
+            f"not enough memory to train ({str(error).splitlines()[0][:160]}); lower max_tokens_per_device, or take "
+            "what train.plan finds to fit; the same command then goes on from its last checkpoint"
         ) from error
-    if trainer.is_world_process_zero():
-        export(trainer, tokenizer, path, folder / "model", config.export_dtype)
-        for old in folder.glob("checkpoint-*"):
-            shutil.rmtree(old)
+    if wandb_run is not None:
+        wandb_run.finish()
+    if stop.stopped:
+        if is_first:
+            stop.answer()
+            say(
+                f"asked to stop by {stop.stopped}: saved after step {trainer.state.global_step}; the same command goes on"
+            )
+        return None
+    save_model(trainer, prepared.tokenizer, prepared.path, folder / "model", config.export_dtype)
+    trainer.accelerator.end_training()
+    return headline(prepared, folder / "metrics.jsonl") if is_first else {}
+
+
+def headline(prepared: Prepared, metrics: Path) -> dict[str, Any]:
+    """loss: mean over the last epoch. seconds and MFU: medians over the steps."""
+    rows = list(read_jsonl(metrics))
+    last_epoch = rows[-math.ceil(len(prepared.batches.rows) / len(prepared.batches.steps[0])) :]
+    mfu = [row["mfu"] for row in rows if row["mfu"] is not None]
     return {
-        "num_traces": len(traces),
-        "num_steps": trainer.state.global_step,
-        "loss": round(result.training_loss, 4),
-        "num_tokens": sum(len(row["input_ids"]) for row in trainer.train_dataset),
+        "num_traces": len(prepared.batches.rows),
+        "num_steps": len(prepared.batches.steps),
+        "num_tokens": sum(prepared.tokens),
+        "loss": round(statistics.fmean(row["loss"] for row in last_epoch), 4),
+        "seconds_per_step": statistics.median(row["seconds"] for row in rows),
+        "mfu": statistics.median(mfu) if mfu else None,
+        "layout": str(prepared.batches.layout),
     }
 
 
-def build_trainer(config: SftConfig, traces: list[Trace], folder: Path):
-    """(trainer, tokenizer, model folder), ready to train."""
-    import functools
+def open_wandb(config: SftConfig, folder: Path):
+    """The wandb run that metrics go to, the same one after a resume; its project is $WANDB_PROJECT, or s1."""
+    import wandb
 
-    import torch
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-    from trl import SFTConfig, SFTTrainer
-
-    from inference import checkpoint
-    from train.callbacks import MarkComplete, StepLines
-
-    disable_progress_bar()  # carriage returns make a mess of a log
-    path = checkpoint.resolve(config.model, config.revision)
-    tokenizer = checkpoint.load_tokenizer(path)
-    chat = ChatFormat(config.profile, tokenizer)
-    rows = tokenize(traces, chat, config.max_length, config.system)
-    on_gpu = torch.cuda.is_available()
-    defaults = {
-        "bf16": on_gpu,
-        "use_cpu": not on_gpu and not torch.backends.mps.is_available(),
-        "gradient_checkpointing": on_gpu,
-        "logging_steps": 1,
-        "save_total_limit": 2,
-        "report_to": "none",
-        "dataloader_pin_memory": on_gpu,
-        "disable_tqdm": True,
-    }
     try:
-        args = SFTConfig(
-            output_dir=str(folder),
-            seed=config.seed,
-            data_seed=config.seed,
-            per_device_train_batch_size=config.micro_batch_size,
-            gradient_accumulation_steps=accumulation_steps(config, int(os.environ.get("WORLD_SIZE", 1))),
-            max_length=None,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            remove_unused_columns=False,
-            **{**defaults, **config.trainer},
-        )
-    except TypeError as error:
+        return wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "s1"), id=folder.name, name=folder.name, resume="allow",
+            mode=config.wandb, dir=folder, config=dataclasses.asdict(config),
+        )  # fmt: skip
+    except wandb.Error as error:
         raise UserError(
-            f"trainer: {error} (keys pass to trl.SFTConfig; batch size and seed have keys of their own)"
+            f"wandb: {str(error).splitlines()[0]}; log in with `wandb login`, or use wandb=offline"
         ) from None
-    # fp32 master weights, as s1 trained; bf16 weights alone would lose most updates at a learning rate of 1e-5
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    trainer = SFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        data_collator=functools.partial(pad_right, pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id),
-    )
-    steps_per_epoch = -(-len(rows) // config.batch_size)
-    trainer.add_callback(StepLines(folder / "metrics.jsonl", sum(len(r["input_ids"]) for r in rows) / steps_per_epoch))
-    trainer.add_callback(MarkComplete())
-    _remove_printers(trainer)
-    return trainer, tokenizer, path
 
 
-def export(trainer, tokenizer, base: str, folder: Path, dtype: str) -> None:
-    """Saves the model in `dtype` beside the base model's own tokenizer files; appears whole or not at all."""
-    import torch
+def finish(config: SftConfig, run: Run, headline: dict[str, Any]) -> None:
+    """After training, on rank 0: tries the saved model, publishes it if asked to, and closes the run."""
+    from train.callbacks import remove_checkpoints
+    from train.export import push, smoke
 
-    partial = folder.with_name("model.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model = trainer.accelerator.unwrap_model(trainer.model).to(getattr(torch, dtype))
-    model.config.use_cache = True
-    model.save_pretrained(partial, max_shard_size="5GB")
-    tokenizer.save_pretrained(partial)
-    for file in Path(base).glob("*token*"):  # the base's own, where it has them: transformers 5 rewrites some
-        shutil.copy2(file, partial / file.name)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def _remove_printers(trainer) -> None:
-    """transformers prints raw dictionaries beside our lines."""
-    from transformers import PrinterCallback, ProgressCallback
-
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
+    model = run.path / "model"
+    if config.smoke_tokens:
+        question = load_traces(config.data, config.data_revision, config.data_teacher)[0].question
+        smoke(model, config.profile, question, config.smoke_tokens)
+    remove_checkpoints(run.path)
+    run.finish(**headline)
+    if config.push:
+        push(model, config.push, read_record(run.path))
 
 
 if __name__ == "__main__":

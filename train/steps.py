@@ -67,7 +67,9 @@ def check_layout(layout: Layout, batch_size: int, num_heads: int, num_key_value_
     """Raises UserError where the devices cannot be grouped so, or the batch cannot be divided evenly over them."""
     size = layout.sequence_parallel
     if layout.num_devices % size:
-        raise UserError(f"sequence_parallel={size} does not divide the {layout.num_devices} devices; change one of them")
+        raise UserError(
+            f"sequence_parallel={size} does not divide the {layout.num_devices} devices; change one of them"
+        )
     if num_heads % size or num_key_value_heads % size:
         raise UserError(
             f"sequence_parallel={size} does not divide the model's {num_heads} attention and {num_key_value_heads} "

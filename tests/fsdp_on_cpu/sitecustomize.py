@@ -1,0 +1,21 @@
+"""Put on the PYTHONPATH of a test's torchrun, makes accelerate admit FSDP2 on CPU processes.
+
+accelerate looks at FSDP settings only where the processes have accelerators; the sharding itself is torch's own and runs
+on gloo. Python imports this file by its name, at the start of every process.
+"""
+
+import os
+
+if "RANK" in os.environ:  # a worker, not torchrun itself
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    original = AcceleratorState.__init__
+
+    def admit_fsdp(self, mixed_precision=None, cpu=False, *args, **kwargs):
+        PartialState(cpu)
+        if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+            PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        original(self, mixed_precision, cpu, *args, **kwargs)
+
+    AcceleratorState.__init__ = admit_fsdp
