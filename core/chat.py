@@ -100,7 +100,7 @@ class ChatFormat:
         header = self._header_ids(trace.question, system)
         thinking, attempt = trace.thinking.strip(), trace.attempt.strip()
         for text in (*self.profile.ends, self.tokenizer.eos_token):
-            if text and (text in attempt or (text in thinking and self.name != "steps")):
+            if text and (text in attempt or text in thinking):
                 raise UserError(f"trace of question {trace.question.id} contains the delimiter {text!r}")
         if "Answer:" not in attempt:
             attempt = f"Answer: {attempt}"  # s1 (PAPER 1.10)

@@ -1,22 +1,22 @@
-"""A tiny random Llama for tests, and the plainest way to decode with it. Importing this needs no torch."""
+"""A tiny random model for tests, and the plainest way to decode with it. Importing this needs no torch."""
 
 from pathlib import Path
 
 from tiny_tokenizer import tiny_tokenizer
 
 
-def tiny_model(folder: Path, seed: int = 0, spare_ids: int = 8, **changes) -> Path:
-    """Writes a random two-layer fp32 Llama with its tokenizer. head_dim 32 is the smallest vLLM's CPU build takes.
+def tiny_model(folder: Path, seed: int = 0, spare_ids: int = 8, kind: str = "llama", **changes) -> Path:
+    """Writes a random two-layer fp32 model with its tokenizer. head_dim 32 is the smallest vLLM's CPU build takes.
 
-    spare_ids: the vocabulary is so much larger than the tokenizer, as Qwen2.5's is.
+    spare_ids: the vocabulary is so much larger than the tokenizer, as Qwen2.5's is. kind: llama or qwen2.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     tokenizer = tiny_tokenizer()
-    config = LlamaConfig(**{
+    config = AutoConfig.for_model(kind, **{
         "vocab_size": len(tokenizer) + spare_ids,
         "hidden_size": 64,
         "intermediate_size": 128,
@@ -32,7 +32,7 @@ def tiny_model(folder: Path, seed: int = 0, spare_ids: int = 8, **changes) -> Pa
         **changes,
     })  # fmt: skip
     torch.manual_seed(seed)
-    LlamaForCausalLM(config).float().save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from core.chat import ChatFormat
+from core.conditional import conditional
 from core.config import UserError, option, run_entry
 from core.log import say
 from core.runs import Run, open_run, read_record, run_path
@@ -37,6 +38,9 @@ class SftConfig:
     revision: str | None = option(None, help="hub revision of the model")
     profile: str = option("s1", help="chat format to train: s1, think-tags, steps")
     system: str | None = option(None, help="system message; null keeps the chat template's own default")
+    control: str | None = option(
+        None, help="tokens or steps: each question says how long to think (token- or step-conditional control)"
+    )
     num_epochs: int = option(5, help="passes over the data (s1: 5)")
     batch_size: int = option(16, help="examples per optimiser step, over all devices (s1: 16)")
     learning_rate: float = option(1e-5, help="peak, then cosine to zero (s1: 1e-5)")
@@ -154,7 +158,10 @@ def prepare(config: SftConfig) -> Prepared:
     shape = ModelShape.of(str(path))
     tokenizer = checkpoint.load_tokenizer(path)
     checkpoint.check_context(path, config.max_length)
-    rows = tokenize(traces, ChatFormat(config.profile, tokenizer), config.max_length, config.system, config.truncate)
+    chat = ChatFormat(config.profile, tokenizer)
+    if config.control is not None:
+        traces = conditional(traces, config.control, chat)
+    rows = tokenize(traces, chat, config.max_length, config.system, config.truncate)
     lengths = [len(row["input_ids"]) for row in rows]
     layout = choose_layout(
         num_devices(), config.batch_size, lengths, (shape.num_attention_heads, shape.num_key_value_heads),
