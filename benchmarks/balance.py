@@ -18,6 +18,7 @@ from core.config import option, run_entry
 from train.cost import PEAK_FLOPS, ModelShape
 from train.dataset import load_traces
 from train.lengths import draw_lengths, read_histogram
+from train.plan import tokens_on_device
 from train.steps import Layout, balance, visits
 
 PUBLISHED_MINUTES = 26  # of s1-32B on 16 H100 (PAPER 2.2)
@@ -83,7 +84,7 @@ def report(config: BalanceConfig, shape: ModelShape, draws: Sequence[list[int]],
             flops = sum(cost[row] for step in steps for row in step)
             shares.append(share)
             minutes.append(flops / (peak * config.mfu * share) / 60)
-            most = max(most, largest_part(steps, lengths, cost, layout))
+            most = max(most, tokens_on_device(steps, lengths, cost, layout))
         published = " (published)" if size == 1 else ""
         print(f"DP{layout.groups} x SP{size}{published:<20}".ljust(28)
               + f"{interval(shares, '.3f'):<22}{interval(minutes, '.1f'):<22}{most:>12,}")  # fmt: skip

@@ -7,7 +7,6 @@ of a whole row. tests/test_memory.py holds it against the allocations of the rea
 
 from dataclasses import dataclass
 
-from core.config import UserError
 from train.cost import ModelShape
 
 # What torch sees of a card, in bytes; less than the maker's figure.
@@ -26,6 +25,7 @@ GPU_BYTES = {
 }
 RESERVED_BYTES = 3e9  # estimate: CUDA context, NCCL, what the allocator cannot use
 HEAD_TILE = 4096 * 32768  # logits of TRL's head at a time (trl/kernels/chunked_logprob.py)
+ZERO3_LIVE_PARAMETERS = 1e9  # that DeepSpeed keeps gathered (stage3_max_live_parameters)
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a block of 64 shares one 8-bit scale, and 256 of those one of 32 bits
 
 
@@ -54,6 +54,11 @@ class Setup:
     @property
     def shards(self) -> int:
         return self.num_devices if self.is_sharded else 1
+
+    @property
+    def item(self) -> int:
+        """Bytes of an element of a matrix product."""
+        return 2 if self.precision == "bfloat16" else 4
 
     @property
     def weight_bytes(self) -> int:
@@ -95,26 +100,27 @@ def states(shape: ModelShape, setup: Setup) -> States:
         if setup.quantize:
             frozen = NF4_BYTES * linear + 2 * (n - linear)
         base = frozen if setup.quantize else frozen / shards  # four-bit weights are not sharded
-        return States(
-            base + 4 * trained / shards, 4 * trained / shards, 8 * trained / shards, 0, 12 * trained, 2 * n
-        )
+        return States(base + 4 * trained / shards, 4 * trained / shards, 8 * trained / shards, 0, 12 * trained, 2 * n)
     if setup.backend == "zero3":  # weights and gradients to compute with beside the masters
         width = setup.weight_bytes
         masters = 12 * n
         if setup.offload_optimizer:
             return States(width * n / shards, width * n / shards, 0, masters + 4 * n, masters + width * n, 2 * n)
-        return States(
-            width * n / shards, width * n / shards, masters / shards, 0, masters + width * n, 2 * n
-        )
+        return States(width * n / shards, width * n / shards, masters / shards, 0, masters + width * n, 2 * n)
     return States(4 * n / shards, 4 * n / shards, 8 * n / shards, 0, 12 * n, 2 * n)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device. moments: the sum at each candidate for the peak, without what is reserved."""
+    """Bytes on one device.
+
+    working: weights gathered, cast or unpacked to compute with. layer_inputs: what all layers keep for the backward
+    pass. live_layer, head: what passing back through one layer or the head takes besides. buckets: DDP's copy of the
+    gradients. moments: the sums that may be the peak, without what is reserved; not all of the above meet in one.
+    """
 
     states: States
-    gathered: float
+    working: float
     buckets: float
     layer_inputs: float
     live_layer: float
@@ -134,12 +140,15 @@ def saved_per_token(shape: ModelShape, setup: Setup) -> int:
     """Bytes a layer keeps for its backward pass, of each token, without checkpointing."""
     h, f, heads = shape.hidden_size, shape.intermediate_size, shape.num_attention_heads
     width, kv_width = heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
+    item = setup.item
     if setup.precision == "float32":
-        item, around = 4, 24 * h
+        around = 24 * h
+    elif setup.lora_rank:
+        around = 20 * h  # frozen norms keep less, but each product casts its own input for its adapter
     elif setup.weight_bytes == 2:
-        item, around = 2, 16 * h  # two norms: float32 input, result; the input of the products after each
+        around = 16 * h  # two norms: float32 input, result; the input of the products after each
     else:
-        item, around = 2, 26 * h  # autocast: the residual is float32, and each product casts its own input
+        around = 26 * h  # autocast: the residual is float32, and each product casts its own input
     attention = item * (2 * width + 2 * kv_width) + 4 * heads  # queries, result, keys, values, log-sum-exp
     return around + attention + item * 4 * f + 8
 
@@ -147,56 +156,72 @@ def saved_per_token(shape: ModelShape, setup: Setup) -> int:
 def memory(shape: ModelShape, setup: Setup) -> Memory:
     """Of one device at its largest pass."""
     kept = states(shape, setup)
-    h, f, tokens = shape.hidden_size, shape.intermediate_size, setup.tokens
+    h, f, tokens, item = shape.hidden_size, shape.intermediate_size, setup.tokens, setup.item
     width, kv_width = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
-    item = 2 if setup.precision == "bfloat16" else 4
+    vocabulary = shape.embedding_parameters
+    is_checkpointed = setup.checkpointing != "none"
+    is_cast = setup.weight_bytes == 2
+    trains_head = not setup.lora_rank
+
     saved = saved_per_token(shape, setup)
     residual = setup.weight_bytes * h  # the input of a layer has the type of its weights
     each = {
         "full": residual,
-        "selective": residual + item * width + 4 * shape.num_attention_heads,
+        "selective": residual + item * width + 4 * shape.num_attention_heads,  # and what attention returned
         "none": saved,
     }[setup.checkpointing]
     layer_inputs = shape.num_layers * each * tokens
 
-    # recomputed, and the gradients flowing through the MLP; without checkpointing the first part is kept anyway
-    live_layer = (saved + 2 * item * f + 4 * h - residual if setup.checkpointing != "none" else 2 * item * f) * tokens
-    live_layer += item * h * f  # the gradient of one matrix
+    # what a checkpointed layer computes anew, beside its input, and the gradients that flow through its MLP
+    live_layer = (saved + 4 * h - residual if is_checkpointed else 0) + 2 * item * f
+    if setup.lora_rank:
+        live_layer += 4 * f  # an adapter's input, cast to float32
     if setup.sequence_parallel > 1:
-        live_layer += 2 * item * (width + 2 * kv_width) * tokens  # what is sent, what is received
-    copies = 0  # of weights, in bfloat16, by autocast
-    if setup.precision == "bfloat16" and setup.weight_bytes == 4:
-        copies = 2 * shape.layer_matrices * (shape.num_layers if setup.checkpointing == "none" else 1)
+        live_layer += 2 * item * (width + 2 * kv_width)  # queries, keys and values as sent and as received
+    live_layer *= tokens
+    if not setup.lora_rank:
+        live_layer += item * h * f  # the gradient of one matrix
 
-    trains_head = not setup.lora_rank
-    vocabulary = shape.embedding_parameters
-    head = (8 if setup.weight_bytes == 2 else 12) * h * tokens + 6 * h * tokens  # final norm, gradients of its result
+    head = (14 if is_cast else 18) * h * tokens  # the final norm, its result's gradient
     head += item * min(HEAD_TILE, tokens * shape.vocab_size)
-    if trains_head:
-        head += 4 * vocabulary + (2 * vocabulary if setup.weight_bytes == 2 else 0)  # summed in float32, then cast
-    gathered = pending_head = pending_layer = 0.0
+    head += setup.weight_bytes * vocabulary if setup.is_sharded else 0
+    if trains_head:  # its gradient is summed in float32, then cast
+        head += 4 * vocabulary + (2 * vocabulary if is_cast else 0)
+
+    # Weights as the products need them: sharded, one layer at work and one on its way; autocast keeps its copies of all
+    # that a backward pass is still to come for.
+    working = 0.0
     if setup.is_sharded:
-        gathered = 2 * setup.weight_bytes * shape.layer_parameters  # one at work, one on its way
-        head += setup.weight_bytes * vocabulary
-        if trains_head:  # on their way to be summed: in float32 under FSDP2
-            pending_head = 4 * vocabulary if setup.backend == "fsdp2" else 2 * vocabulary
-            pending_layer = (4 if setup.backend == "fsdp2" else 2) * shape.layer_parameters
-    elif trains_head:
-        pending_head = setup.weight_bytes * vocabulary
-    if setup.quantize:
-        gathered = 2 * h * f  # one matrix, unpacked
+        working = 2.0 * setup.weight_bytes * shape.layer_parameters
+        if setup.backend == "zero3":
+            working = max(working, setup.weight_bytes * min(ZERO3_LIVE_PARAMETERS, shape.num_parameters))
+    elif setup.quantize:
+        working = 2.0 * h * f
+    elif not is_cast and setup.precision == "bfloat16":
+        working = 2.0 * shape.layer_matrices * (1 if is_checkpointed else shape.num_layers)
+
+    # Gradients: of the whole model where an earlier pass, or DeepSpeed, has made room for them. Sharded ones are also
+    # held whole until they are summed over the devices, under FSDP2 in float32.
+    is_early = setup.accumulation > 1 or setup.backend == "zero3"
+    early = kept.gradients if is_early else 0.0
+    late, summed_head, summed_layer = kept.gradients, 0.0, 0.0
+    if trains_head:
+        width_of_sum = 4 if setup.backend == "fsdp2" else setup.weight_bytes
+        if setup.is_sharded:
+            summed_head, summed_layer = width_of_sum * vocabulary, width_of_sum * shape.layer_parameters
+        elif not is_early:
+            summed_head = kept.gradients * vocabulary / shape.num_parameters
+            to_come = shape.layer_parameters + (
+                0 if shape.tied else vocabulary
+            )  # of the bottom layer and the embedding
+            late -= kept.gradients * to_come / shape.num_parameters
     buckets = kept.gradients if setup.backend == "ddp" and setup.num_devices > 1 else 0.0
 
-    constant = kept.parameters + kept.optimizer + buckets + gathered + copies
-    earlier = kept.gradients if setup.accumulation > 1 else 0.0  # of the passes before
-    one_layer = kept.gradients / shape.num_parameters * (shape.layer_parameters + (0 if shape.tied else vocabulary))
+    always = kept.parameters + kept.optimizer + buckets
     moments = {
-        "backward of the head": constant + earlier + layer_inputs + head,
-        "backward of the first layer": constant + earlier + layer_inputs + live_layer + pending_head,
-        "backward of the last layer": constant
-        + max(earlier, kept.gradients - (0 if setup.is_sharded or not trains_head else one_layer))
-        + live_layer + each * tokens + pending_layer,
-    }  # fmt: skip
-    if not setup.is_sharded:
-        moments["update"] = constant - copies + kept.gradients
-    return Memory(kept, gathered + copies, buckets, layer_inputs, live_layer, head, moments)
+        "backward of the head": always + early + working + layer_inputs + head,
+        "backward of the top layer": always + early + working + layer_inputs + live_layer + summed_head,
+        "backward of the bottom layer": always + late + working + each * tokens + live_layer + summed_layer,
+        "update": always + kept.gradients,
+    }
+    return Memory(kept, working, buckets, layer_inputs, live_layer, head, moments)
