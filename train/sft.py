@@ -186,16 +186,10 @@ def prepare(config: SftConfig) -> Prepared:
     """Reads the data, tokenises and plans. Raises UserError for all that is wrong with model, tokenizer, data, layout."""
     from inference import checkpoint
 
-    traces = load_traces(config.data, config.data_revision, config.data_teacher)
     path = checkpoint.resolve(config.model, config.revision)
     shape = ModelShape.of(str(path))
     checkpoint.check_weights(path)
-    tokenizer = checkpoint.load_tokenizer(path)
-    chat = ChatFormat(config.profile, tokenizer)
-    if config.control is not None:
-        traces = conditional(traces, config.control, chat)
-    rows = tokenize(traces, chat, config.max_length, config.system, config.truncate)
-    check_context(rows, checkpoint.context_of(path), path)
+    tokenizer, rows = read_rows(config, path)
     lengths = [len(row["input_ids"]) for row in rows]
     layout = choose_layout(
         num_devices(), config.batch_size, lengths, (shape.num_attention_heads, shape.num_key_value_heads),
@@ -204,6 +198,20 @@ def prepare(config: SftConfig) -> Prepared:
     steps = visits(len(rows), config.batch_size, config.num_epochs, config.seed)
     batches = FlatBatches(rows, steps, [shape.flops(n) for n in lengths], layout, config.loss_weighting)
     return Prepared(path, tokenizer, shape, batches)
+
+
+def read_rows(config: SftConfig, path: Path) -> tuple[Any, list[dict[str, Any]]]:
+    """(tokenizer of the model at `path`, rows of train.dataset.tokenize)."""
+    from inference import checkpoint
+
+    traces = load_traces(config.data, config.data_revision, config.data_teacher)
+    tokenizer = checkpoint.load_tokenizer(path)
+    chat = ChatFormat(config.profile, tokenizer)
+    if config.control is not None:
+        traces = conditional(traces, config.control, chat)
+    rows = tokenize(traces, chat, config.max_length, config.system, config.truncate)
+    check_context(rows, checkpoint.context_of(path), path)
+    return tokenizer, rows
 
 
 def write_plan(batches: FlatBatches, path: Path) -> None:
