@@ -9,6 +9,7 @@ last whole checkpoint, with any number of devices under fsdp2. A file STOP in th
 """
 
 import dataclasses
+import gc
 import math
 import os
 import statistics
@@ -23,11 +24,10 @@ from core.log import say
 from core.runs import Run, open_run, read_record, run_path
 from core.types import read_jsonl, write_jsonl
 from train.backends import CHECKPOINTING, check_backend, set_environment
-from train.resume import check_resumable, last_checkpoint, remove_checkpoints
 from train.cost import ModelShape
 from train.dataset import FlatBatches, check_context, load_traces, tokenize
+from train.resume import check_resumable, last_checkpoint, remove_checkpoints
 from train.steps import balance, choose_layout, visits
-
 
 # keys of trl.SFTConfig that cannot be given
 OURS = {
@@ -103,6 +103,10 @@ def main(config: SftConfig) -> Path | None:
         if prepared:
             train(config, prepared, path)
         return None
+    if config.push:
+        from train.export import check_push
+
+        check_push(config.push)
     with open_run("train", config, {"model": config.model, "data": config.data}) as run:
         if not run.is_done:
             headline = train(config, prepared, run.path)
@@ -111,6 +115,8 @@ def main(config: SftConfig) -> Path | None:
                 run.save()
             else:
                 finish(config, run, headline)
+        if run.is_done and config.push:
+            publish(config, run.path)
     return run.path
 
 
@@ -183,7 +189,7 @@ class Prepared:
 
 
 def prepare(config: SftConfig) -> Prepared:
-    """Reads the data, tokenises and plans. Raises UserError for all that is wrong with model, tokenizer, data, layout."""
+    """Reads the data, tokenises and plans. Raises UserError for what is wrong with model, tokenizer, data or layout."""
     from inference import checkpoint
 
     path = checkpoint.resolve(config.model, config.revision)
@@ -215,7 +221,7 @@ def read_rows(config: SftConfig, path: Path) -> tuple[Any, list[dict[str, Any]]]
 
 
 def write_plan(batches: FlatBatches, path: Path) -> None:
-    """One line a step: its tokens, and for each pass and group the question ids laid end to end, to read and compare."""
+    """One line a step: for each pass and group the question ids that are laid end to end."""
     ids = [row["question_id"] for row in batches.rows]
     write_jsonl(
         path,
@@ -267,9 +273,8 @@ def train(config: SftConfig, prepared: Prepared, folder: Path) -> dict[str, Any]
     if stop.stopped:
         if is_first():
             stop.answer()
-            say(
-                f"asked to stop by {stop.stopped}: saved after step {trainer.state.global_step}; the same command goes on"
-            )
+            step = trainer.state.global_step
+            say(f"asked to stop by {stop.stopped}: saved after step {step}; the same command goes on")
         return None
     save_model(trainer, prepared.tokenizer, prepared.path, folder / "model", config.export_dtype)
     trainer.accelerator.end_training()
@@ -297,7 +302,7 @@ def open_wandb(config: SftConfig, folder: Path):
     try:
         import wandb
     except ModuleNotFoundError:
-        raise UserError(f"wandb={config.wandb} needs the package wandb, which is not installed; use wandb=off") from None
+        raise UserError(f"wandb={config.wandb} needs the package wandb; install it, or use wandb=off") from None
     try:
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "s1"), id=folder.name, name=folder.name, resume="allow",
@@ -313,17 +318,25 @@ def open_wandb(config: SftConfig, folder: Path):
 
 
 def finish(config: SftConfig, run: Run, headline: dict[str, Any]) -> None:
-    """After training, on rank 0: tries the saved model, publishes it if asked to, and closes the run."""
-    from train.export import push, smoke
+    """After training, on rank 0: tries the saved model and closes the run."""
+    import torch
 
-    model = run.path / "model"
+    from train.export import smoke
+
     if config.smoke_tokens:
+        gc.collect()
+        torch.cuda.empty_cache()  # the trainer's memory: the model has to fit in once more
         question = load_traces(config.data, config.data_revision, config.data_teacher)[0].question
-        smoke(model, config.profile, question, config.smoke_tokens)
+        smoke(run.path / "model", config.profile, question, config.smoke_tokens)
     run.finish(**headline)
     remove_checkpoints(run.path)  # after DONE: a kill in between must not cost the training
-    if config.push:
-        push(model, config.push, read_record(run.path))
+
+
+def publish(config: SftConfig, path: Path) -> None:
+    """The model of a finished run, with a card, to the hub repository config.push."""
+    from train import export, modelcard
+
+    export.push(path / "model", config.push, modelcard.text(config, read_record(path)))
 
 
 if __name__ == "__main__":
