@@ -13,7 +13,7 @@ from tiny_tokenizer import SPECIAL_TOKENS, tiny_tokenizer
 import core.config
 from core.config import UserError, run_entry
 from core.runs import open_run
-from core.types import Question, write_jsonl
+from core.types import write_jsonl
 from train.sft import SftConfig, check, main, prepare
 
 HERE = Path(__file__).parent

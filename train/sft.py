@@ -23,11 +23,10 @@ from core.log import say
 from core.runs import Run, open_run, read_record, run_path
 from core.types import read_jsonl, write_jsonl
 from train.backends import CHECKPOINTING, check_backend, set_environment
-from train.resume import check_resumable, last_checkpoint, remove_checkpoints
 from train.cost import ModelShape
 from train.dataset import FlatBatches, check_context, load_traces, tokenize
+from train.resume import check_resumable, last_checkpoint, remove_checkpoints
 from train.steps import balance, choose_layout, visits
-
 
 # keys of trl.SFTConfig that cannot be given
 OURS = {
