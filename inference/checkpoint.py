@@ -9,9 +9,13 @@ from typing import Any
 
 from core.config import UserError
 
+WEIGHTS = ["*.safetensors", "*.gguf", "*.onnx"]
 
-def resolve(model: str, revision: str | None = None) -> Path:
+
+def resolve(model: str, revision: str | None = None, weights: bool = True) -> Path:
     """The local folder of `model`: a folder with a config.json is itself, anything else is a hub id.
+
+    weights: False fetches config and tokenizer alone.
 
     Raises UserError (one line, with the way out) for a folder that is no model, a path that does not exist, and a
     hub that cannot be reached, lacks the model or the revision, or asks for a login.
@@ -26,7 +30,7 @@ def resolve(model: str, revision: str | None = None) -> Path:
         return path
     if _looks_like_path(model):
         raise UserError(f"model={model} does not exist; give a folder with a config.json, or a hub id as owner/name")
-    return _from_hub(model, revision)
+    return _from_hub(model, revision, weights)
 
 
 def _looks_like_path(model: str) -> bool:
@@ -34,14 +38,15 @@ def _looks_like_path(model: str) -> bool:
     return model.startswith(("/", ".", "~")) or model.endswith("/") or model.count("/") > 1 or "\\" in model
 
 
-def _from_hub(model: str, revision: str | None) -> Path:
+def _from_hub(model: str, revision: str | None, weights: bool) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     at = f"{model} at revision {revision}" if revision else model
     local = "or pass model=<local folder>"
     try:
         # weights in one format only: repositories often hold the same weights twice
-        return Path(snapshot_download(model, revision=revision, ignore_patterns=["*.bin", "*.pth", "original/*"]))
+        ignored = ["*.bin", "*.pth", "original/*", *(() if weights else WEIGHTS)]
+        return Path(snapshot_download(model, revision=revision, ignore_patterns=ignored))
     except errors.GatedRepoError:
         reason = f"access must be granted on its page first; then run `hf auth login`, {local}"
     except errors.RevisionNotFoundError:

@@ -9,6 +9,7 @@ last whole checkpoint, with any number of devices under fsdp2. A file STOP in th
 """
 
 import dataclasses
+import gc
 import math
 import os
 import statistics
@@ -102,6 +103,10 @@ def main(config: SftConfig) -> Path | None:
         if prepared:
             train(config, prepared, path)
         return None
+    if config.push:
+        from train.export import check_push
+
+        check_push(config.push)
     with open_run("train", config, {"model": config.model, "data": config.data}) as run:
         if not run.is_done:
             headline = train(config, prepared, run.path)
@@ -110,6 +115,8 @@ def main(config: SftConfig) -> Path | None:
                 run.save()
             else:
                 finish(config, run, headline)
+        if run.is_done and config.push:
+            publish(config, run.path)
     return run.path
 
 
@@ -182,19 +189,13 @@ class Prepared:
 
 
 def prepare(config: SftConfig) -> Prepared:
-    """Reads the data, tokenises and plans. Raises UserError for all that is wrong with model, tokenizer, data, layout."""
+    """Reads the data, tokenises and plans. Raises UserError for what is wrong with model, tokenizer, data or layout."""
     from inference import checkpoint
 
-    traces = load_traces(config.data, config.data_revision, config.data_teacher)
     path = checkpoint.resolve(config.model, config.revision)
     shape = ModelShape.of(str(path))
     checkpoint.check_weights(path)
-    tokenizer = checkpoint.load_tokenizer(path)
-    chat = ChatFormat(config.profile, tokenizer)
-    if config.control is not None:
-        traces = conditional(traces, config.control, chat)
-    rows = tokenize(traces, chat, config.max_length, config.system, config.truncate)
-    check_context(rows, checkpoint.context_of(path), path)
+    tokenizer, rows = read_rows(config, path)
     lengths = [len(row["input_ids"]) for row in rows]
     layout = choose_layout(
         num_devices(), config.batch_size, lengths, (shape.num_attention_heads, shape.num_key_value_heads),
@@ -205,8 +206,22 @@ def prepare(config: SftConfig) -> Prepared:
     return Prepared(path, tokenizer, shape, batches)
 
 
+def read_rows(config: SftConfig, path: Path) -> tuple[Any, list[dict[str, Any]]]:
+    """(tokenizer of the model at `path`, rows of train.dataset.tokenize)."""
+    from inference import checkpoint
+
+    traces = load_traces(config.data, config.data_revision, config.data_teacher)
+    tokenizer = checkpoint.load_tokenizer(path)
+    chat = ChatFormat(config.profile, tokenizer)
+    if config.control is not None:
+        traces = conditional(traces, config.control, chat)
+    rows = tokenize(traces, chat, config.max_length, config.system, config.truncate)
+    check_context(rows, checkpoint.context_of(path), path)
+    return tokenizer, rows
+
+
 def write_plan(batches: FlatBatches, path: Path) -> None:
-    """One line a step: its tokens, and for each pass and group the question ids laid end to end, to read and compare."""
+    """One line a step: for each pass and group the question ids that are laid end to end."""
     ids = [row["question_id"] for row in batches.rows]
     write_jsonl(
         path,
@@ -258,9 +273,8 @@ def train(config: SftConfig, prepared: Prepared, folder: Path) -> dict[str, Any]
     if stop.stopped:
         if is_first():
             stop.answer()
-            say(
-                f"asked to stop by {stop.stopped}: saved after step {trainer.state.global_step}; the same command goes on"
-            )
+            step = trainer.state.global_step
+            say(f"asked to stop by {stop.stopped}: saved after step {step}; the same command goes on")
         return None
     save_model(trainer, prepared.tokenizer, prepared.path, folder / "model", config.export_dtype)
     trainer.accelerator.end_training()
@@ -288,7 +302,7 @@ def open_wandb(config: SftConfig, folder: Path):
     try:
         import wandb
     except ModuleNotFoundError:
-        raise UserError(f"wandb={config.wandb} needs the package wandb, which is not installed; use wandb=off") from None
+        raise UserError(f"wandb={config.wandb} needs the package wandb; install it, or use wandb=off") from None
     try:
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "s1"), id=folder.name, name=folder.name, resume="allow",
@@ -304,17 +318,25 @@ def open_wandb(config: SftConfig, folder: Path):
 
 
 def finish(config: SftConfig, run: Run, headline: dict[str, Any]) -> None:
-    """After training, on rank 0: tries the saved model, publishes it if asked to, and closes the run."""
-    from train.export import push, smoke
+    """After training, on rank 0: tries the saved model and closes the run."""
+    import torch
 
-    model = run.path / "model"
+    from train.export import smoke
+
     if config.smoke_tokens:
+        gc.collect()
+        torch.cuda.empty_cache()  # the trainer's memory: the model has to fit in once more
         question = load_traces(config.data, config.data_revision, config.data_teacher)[0].question
-        smoke(model, config.profile, question, config.smoke_tokens)
+        smoke(run.path / "model", config.profile, question, config.smoke_tokens)
     run.finish(**headline)
     remove_checkpoints(run.path)  # after DONE: a kill in between must not cost the training
-    if config.push:
-        push(model, config.push, read_record(run.path))
+
+
+def publish(config: SftConfig, path: Path) -> None:
+    """The model of a finished run, with a card, to the hub repository config.push."""
+    from train import export, modelcard
+
+    export.push(path / "model", config.push, modelcard.text(config, read_record(path)))
 
 
 if __name__ == "__main__":

@@ -134,9 +134,10 @@ def _arguments(config: Any, batches: FlatBatches, folder: Path, on_gpu: bool) ->
     if getattr(args, "fsdp_plugin_args", None) and args.bf16:
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
-        # accelerate's own policy would also round gradient sums and log-probabilities to bfloat16
+        # accelerate's own policy would also round gradient sums and log-probabilities to bfloat16; an output_dtype of
+        # float32 would apply to every layer, and double what checkpointing keeps
         args.fsdp_plugin_args["mixed_precision_policy"] = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32
         )
     return args
 
