@@ -52,8 +52,8 @@ def test_a_full_disk_then_a_killed_rank_then_a_lost_file(whole, tmp_path):
             assert status != 0
             checkpoint = f"outputs/train/{run_folder(folder).name}/checkpoint-4"
             assert error_lines(said) == [
-                f"error: no space left on the disk for {checkpoint}; free some and run the same command again: finished "
-                "work is kept"
+                f"error: no space left on the disk for {checkpoint}; free some and run the same command again: "
+                "finished work is kept"
             ]
             assert "Traceback" not in said[: said.index("error:")]
             enlarge()
