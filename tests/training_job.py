@@ -13,7 +13,7 @@ from tiny_model import tiny_model
 from core.types import write_jsonl
 
 HERE = Path(__file__).parent
-NUM_STEPS = 6  # 24 traces, batches of 8, two epochs
+NUM_STEPS = 9  # 24 traces, batches of 8, three epochs
 
 
 def make_folder(folder: Path) -> Path:
@@ -28,7 +28,7 @@ def start(folder: Path, *changes: str, processes: int = 2, **environment: str) -
     """The same training each time; changes: key=value. processes: 1 starts no torchrun."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "train.sft",
-               "name=job", "data=traces.jsonl", "model=model", "num_epochs=2", "batch_size=8", "max_length=512",
+               "name=job", "data=traces.jsonl", "model=model", "num_epochs=3", "batch_size=8", "max_length=512",
                "learning_rate=1e-3", "save_steps=2", "export_dtype=float32", "smoke_tokens=0", *changes]  # fmt: skip
     paths = f"{HERE.parent}:{HERE / 'fsdp_on_cpu'}"
     return subprocess.Popen(

@@ -103,8 +103,8 @@ def check_context(rows: Sequence[dict[str, Any]], context: int | None, model: st
     if over:
         longest = max(over, key=lambda row: len(row["input_ids"]))
         raise UserError(
-            f"{len(over)} of {len(rows)} traces are longer than the context of {model}, {context} tokens; the longest is "
-            f"that of question {longest['question_id']} ({len(longest['input_ids'])}); filter them out (data.filter "
+            f"{len(over)} of {len(rows)} traces are longer than the context of {model}, {context} tokens; the longest "
+            f"is that of question {longest['question_id']} ({len(longest['input_ids'])}); filter them out (data.filter "
             f"max_trace_tokens), or cut them with max_length={context} truncate=true"
         )
 

@@ -27,7 +27,7 @@ def mark_complete(checkpoint: Path, backend: str, num_devices: int) -> None:
 
 
 def read_mark(checkpoint: Path) -> dict[str, Any] | None:
-    """Of a checkpoint that was complete: {"backend", "num_devices", "files": {name: bytes}}. None for an unreadable one."""
+    """Of a checkpoint that was complete: {"backend", "num_devices", "files": {name: bytes}}. None: not readable."""
     try:
         mark = json.loads((checkpoint / COMPLETE).read_bytes())
     except ValueError:  # not JSON, or not even text
@@ -131,7 +131,7 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def remove(checkpoint: Path) -> None:
-    """COMPLETE first: a kill in between leaves what looks like a save that was cut short, and not like a damaged one."""
+    """COMPLETE first: a kill in between leaves what looks like a save that was cut short, not like a damaged one."""
     try:
         (checkpoint / COMPLETE).unlink(missing_ok=True)
         shutil.rmtree(checkpoint)

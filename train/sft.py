@@ -310,9 +310,7 @@ def open_wandb(config: SftConfig, folder: Path):
             settings=wandb.Settings(silent=True, console="off"),  # our lines stay as they are, and stay ours
         )  # fmt: skip
     except wandb.Error as error:
-        raise UserError(
-            f"wandb: {str(error).splitlines()[0]}; log in with `wandb login`, or use wandb=offline"
-        ) from None
+        raise UserError(f"wandb: {str(error).splitlines()[0].rstrip('.')}, or take wandb=offline") from None
     say(f"wandb | {run.url}" if config.wandb == "online" else f"wandb | wandb sync {run.settings.sync_dir} sends it")
     return run
 
