@@ -9,9 +9,13 @@ from typing import Any
 
 from core.config import UserError
 
+WEIGHTS = ["*.safetensors", "*.gguf", "*.onnx"]
 
-def resolve(model: str, revision: str | None = None) -> Path:
+
+def resolve(model: str, revision: str | None = None, weights: bool = True) -> Path:
     """The local folder of `model`: a folder with a config.json is itself, anything else is a hub id.
+
+    weights: False fetches config and tokenizer alone.
 
     Raises UserError (one line, with the way out) for a folder that is no model, a path that does not exist, and a
     hub that cannot be reached, lacks the model or the revision, or asks for a login.
@@ -26,7 +30,7 @@ def resolve(model: str, revision: str | None = None) -> Path:
         return path
     if _looks_like_path(model):
         raise UserError(f"model={model} does not exist; give a folder with a config.json, or a hub id as owner/name")
-    return _from_hub(model, revision)
+    return _from_hub(model, revision, weights)
 
 
 def _looks_like_path(model: str) -> bool:
@@ -34,14 +38,15 @@ def _looks_like_path(model: str) -> bool:
     return model.startswith(("/", ".", "~")) or model.endswith("/") or model.count("/") > 1 or "\\" in model
 
 
-def _from_hub(model: str, revision: str | None) -> Path:
+def _from_hub(model: str, revision: str | None, weights: bool) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     at = f"{model} at revision {revision}" if revision else model
     local = "or pass model=<local folder>"
     try:
         # weights in one format only: repositories often hold the same weights twice
-        return Path(snapshot_download(model, revision=revision, ignore_patterns=["*.bin", "*.pth", "original/*"]))
+        ignored = ["*.bin", "*.pth", "original/*", *(() if weights else WEIGHTS)]
+        return Path(snapshot_download(model, revision=revision, ignore_patterns=ignored))
     except errors.GatedRepoError:
         reason = f"access must be granted on its page first; then run `hf auth login`, {local}"
     except errors.RevisionNotFoundError:
@@ -76,13 +81,40 @@ def _before_torch() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
-def check_context(path: str | Path, max_model_len: int) -> None:
-    """Raises UserError where more context is asked than the model was made for."""
+def check_weights(path: Path) -> None:
+    """Raises UserError where a model folder has no weights, or a file of them is missing or cut short. Loads none."""
+    from safetensors import SafetensorError, safe_open
+
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    elif any(path.glob("*.bin")):
+        return  # an old format, without a header to go by
+    else:
+        names = ["model.safetensors"]
+    for name in names:
+        try:
+            with safe_open(path / name, framework="numpy"):
+                pass
+        except FileNotFoundError:
+            raise UserError(f"{path / name} is missing: the model has no weights; copy them here again") from None
+        except SafetensorError as error:
+            raise UserError(f"{path / name} is damaged ({error}); copy it here again") from None
+
+
+def context_of(path: str | Path) -> int | None:
+    """Tokens that the model was made for; None where its config does not say, or scales RoPE: the backend knows its
+    reach."""
     config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
     config = config.get("text_config", config)
-    longest = config.get("max_position_embeddings")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if longest and max_model_len > longest and "factor" not in rope:  # scaled RoPE: the backend knows its reach
+    return None if "factor" in rope else config.get("max_position_embeddings")
+
+
+def check_context(path: str | Path, max_model_len: int) -> None:
+    """Raises UserError where more context is asked than the model was made for."""
+    longest = context_of(path)
+    if longest and max_model_len > longest:
         raise UserError(f"engine.max_model_len={max_model_len} exceeds the context of {path}, which is {longest}")
 
 
