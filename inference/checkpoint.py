@@ -9,7 +9,6 @@ from typing import Any
 
 from core.config import UserError
 
-
 WEIGHTS = ["*.safetensors", "*.gguf", "*.onnx"]
 
 
