@@ -9,12 +9,15 @@ import copy
 import dataclasses
 import difflib
 import errno
+import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 T = TypeVar("T")
+SECONDS_TO_RANK_0 = 10.0
 
 
 class UserError(Exception):
@@ -132,6 +135,7 @@ def _field_names(schema: type, prefix: str = ""):
 def help_text(schema: type, doc: str) -> str:
     """The module's docstring, then one line a key: name, default, what it does."""
     lines = [doc.strip(), "", "keys:"]
+    width = max(22, *(len(f.name) for f in dataclasses.fields(schema)))
     for f in dataclasses.fields(schema):
         if f.default_factory is not dataclasses.MISSING:
             default = f.default_factory()
@@ -143,7 +147,7 @@ def help_text(schema: type, doc: str) -> str:
             shown = ", ".join(f"{f.name}.{k}={v!r}" for k, v in dataclasses.asdict(default).items())
         else:
             shown = f"[{default!r}]"
-        lines.append(f"  {f.name:<22} {f.metadata.get('help', '')} {shown}")
+        lines.append(f"  {f.name:<{width}} {f.metadata.get('help', '')} {shown}")
     return "\n".join(lines)
 
 
@@ -170,7 +174,7 @@ def run_entry(main: Callable[[T], Any], schema: type[T], doc: str, args: list[st
     except KeyboardInterrupt:
         _fail("interrupted; the same command resumes", status=130)
     except Exception as error:
-        if not _is_disk_full(error):
+        if not is_disk_full(error):
             raise
         where = f" for {error.filename}" if getattr(error, "filename", None) else ""
         _fail(f"no space left on the disk{where}; free some and run the same command again: finished work is kept")
@@ -179,12 +183,17 @@ def run_entry(main: Callable[[T], Any], schema: type[T], doc: str, args: list[st
             print(result, flush=True)
 
 
-def _is_disk_full(error: Exception) -> bool:
-    """torch and safetensors report a full disk as errors of their own, by its words alone."""
-    text = str(error)
-    return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text or "failed writing file" in text
+def is_disk_full(error: BaseException) -> bool:
+    """Or the quota used up. torch and safetensors report that as errors of their own, by its words alone, or by a file
+    that is not as long as what was written to it."""
+    words = ("No space left", "Disk quota exceeded", "failed writing file", "unexpected pos")
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(word in str(error) for word in words)
 
 
 def _fail(message: str, status: int = 2) -> None:
+    """Of the processes that torchrun starts, the first speaks for all: what is wrong with the input is found by each,
+    and torchrun ends the others when the first has ended. Who still lives then fails for a reason of its own."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(SECONDS_TO_RANK_0)
     print(f"error: {message}", file=sys.stderr, flush=True)
     raise SystemExit(status)

@@ -81,13 +81,40 @@ def _before_torch() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
-def check_context(path: str | Path, max_model_len: int) -> None:
-    """Raises UserError where more context is asked than the model was made for."""
+def check_weights(path: Path) -> None:
+    """Raises UserError where a model folder has no weights, or a file of them is missing or cut short. Loads none."""
+    from safetensors import SafetensorError, safe_open
+
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    elif any(path.glob("*.bin")):
+        return  # an old format, without a header to go by
+    else:
+        names = ["model.safetensors"]
+    for name in names:
+        try:
+            with safe_open(path / name, framework="numpy"):
+                pass
+        except FileNotFoundError:
+            raise UserError(f"{path / name} is missing: the model has no weights; copy them here again") from None
+        except SafetensorError as error:
+            raise UserError(f"{path / name} is damaged ({error}); copy it here again") from None
+
+
+def context_of(path: str | Path) -> int | None:
+    """Tokens that the model was made for; None where its config does not say, or scales RoPE: the backend knows its
+    reach."""
     config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
     config = config.get("text_config", config)
-    longest = config.get("max_position_embeddings")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if longest and max_model_len > longest and "factor" not in rope:  # scaled RoPE: the backend knows its reach
+    return None if "factor" in rope else config.get("max_position_embeddings")
+
+
+def check_context(path: str | Path, max_model_len: int) -> None:
+    """Raises UserError where more context is asked than the model was made for."""
+    longest = context_of(path)
+    if longest and max_model_len > longest:
         raise UserError(f"engine.max_model_len={max_model_len} exceeds the context of {path}, which is {longest}")
 
 

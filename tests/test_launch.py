@@ -4,7 +4,9 @@ import importlib
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import get_type_hints
 
@@ -28,6 +30,9 @@ DEMO = (
     "eval.run",
     "eval.figures",
 )
+VARIABLES = (
+    "LANE", "GPUS", "NODES", "PROCESSES", "CPUS", "ARRAY", "STOP_BEFORE", "CLUSTER_ENV", "CUDA_VISIBLE_DEVICES",
+)  # fmt: skip
 FAKE_PYTHON = """#!/usr/bin/env bash
 [ "$1" = --version ] && { echo Python 3.11.9; exit; }
 echo "$*" | tr '\\n' ' ' >>"$CALLS"; echo >>"$CALLS"
@@ -63,7 +68,7 @@ def program(path: Path, text: str) -> None:
 
 
 def launch(folder: Path, *args: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
-    kept = {key: value for key, value in os.environ.items() if key not in ("LANE", "GPUS", "CUDA_VISIBLE_DEVICES")}
+    kept = {key: value for key, value in os.environ.items() if key not in VARIABLES and not key.startswith("SBATCH_")}
     path = f"{folder.parent / 'bin'}:{os.environ['PATH']}"
     defaults = {"PATH": path, "CALLS": str(folder.parent / "calls.txt"), "FAILING_MODULE": "none"}
     command = ["bash", str(folder / "launch.sh"), *args]
@@ -169,12 +174,169 @@ def test_training_gets_a_process_for_each_gpu(clone):
     assert "torch.distributed" not in command(*train, CUDA_VISIBLE_DEVICES="")
     assert "torch.distributed" not in command(*train, "--help")
     assert "torch.distributed" not in command("eval.run", "configs/a.yaml")
+    (clone / "train/plan.py").touch()
+    assert "torch.distributed" not in command("train.plan", "configs/a.yaml")  # trains nothing
+
+
+def fake_slurm(folder: Path) -> None:
+    """sbatch takes any job but those of the partition nowhere; scontrol ends the batch script, as a requeue does."""
+    program(folder / "sbatch", SBATCH)
+    program(folder / "sinfo", "#!/bin/sh\necho 'short 30:00'; echo 'long* 2-00:00:00'\n")
+    program(folder / "scontrol", '#!/bin/sh\necho "scontrol $*" >>"$CALLS"; kill $PPID\n')
+    program(folder / "srun", SRUN)
+
+
+SBATCH = """#!/usr/bin/env bash
+echo "sbatch $*" >>"$CALLS"
+[ "${SBATCH_PARTITION:-}" != nowhere ] || { echo "sbatch: error: no such partition"; echo "no job"; exit 1; } >&2
+case $* in *--test-only*) echo "sbatch: Job 1 to start soon" >&2 ;; *) echo 17 ;; esac
+"""
+SRUN = """#!/usr/bin/env bash
+echo "srun $*" >>"$CALLS"
+cat "$STOP_FILE" >>"$CALLS" 2>&1  # left from the start before
+touch started
+for i in $(seq 100); do [ -e "$STOP_FILE" ] && break; sleep 0.05; done
+[ -z "$SAYS" ] || echo "$SAYS" >"$STOP_FILE"
+exit "$STATUS"
+"""
+
+
+def test_the_lines_of_a_job(clone):
+    def lines(*args: str, **environment: str) -> list[str]:
+        result = launch(clone, "--slurm", *args, DRY_RUN="1", **environment)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.splitlines()[-2:]
+
+    assert lines("train.sft", "configs/train/a.yaml", "b.yaml", "data=two words", NODES="2", GPUS="8") == [
+        "sbatch --job-name=train.sft-a --output=outputs/slurm/train.sft-a-%j.out --open-mode=append --nodes=2 "
+        "--ntasks-per-node=1 --gpus-per-node=8 --exclusive --mem=0 --requeue --signal=B:USR1@600 --export=ALL "
+        "./launch.sh --slurm-job train.sft configs/train/a.yaml b.yaml data=two\\ words",
+        "srun --kill-on-bad-exit=1 --wait=0 --cpu-bind=none .venv/bin/python -m torch.distributed.run --nnodes=2 "
+        "--nproc-per-node=8 --max-restarts=0 --rdzv-backend=c10d --rdzv-id=JOB_ID --rdzv-endpoint=HEAD_IP:PORT "
+        "--log-dir=outputs/slurm/JOB_ID --redirects=3 --tee=0:3 "
+        "-m train.sft configs/train/a.yaml b.yaml data=two\\ words",
+    ]
+    shard = clone / "data/distill.py"
+    shard.write_text("    num_shards: int = option(1)\n")
+    assert lines("data.distill", "a.yaml", GPUS="0", CPUS="4", ARRAY="0-7%2", STOP_BEFORE="60") == [
+        "sbatch --job-name=data.distill-a --output=outputs/slurm/data.distill-a-%A_%a.out --open-mode=append --nodes=1 "
+        "--ntasks-per-node=1 --cpus-per-task=4 --array=0-7%2 --requeue --signal=B:USR1@60 --export=ALL "
+        "./launch.sh --slurm-job data.distill a.yaml",
+        "srun --kill-on-bad-exit=1 --wait=0 --cpu-bind=none .venv/bin/python -m data.distill a.yaml",
+    ]
+    assert "--nproc-per-node=3 " in lines("train.sft", GPUS="0", PROCESSES="3")[1]
+
+
+def test_submission_prepares_for_the_nodes_and_prints_the_id(clone):
+    fake_slurm(clone.parent / "bin")
+    result = launch(clone, "--slurm", "train.sft", "configs/a.yaml", GPUS="8", SBATCH_TIMELIMIT="2-0")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "17\n"
+    assert "follow  tail -F outputs/slurm/train.sft-a-17.out" in result.stderr
+    assert (clone / ".venv/installed").read_text().startswith("cuda ")  # though this machine has no GPU
+    asked, submitted = [call for call in calls(clone) if call.startswith("sbatch")]
+    assert asked.replace("--test-only ", "") == submitted.replace("--parsable ", "")
+    assert (clone / "outputs/slurm").is_dir()
+
+
+def test_only_asking_prepares_and_submits_nothing(clone):
+    fake_slurm(clone.parent / "bin")
+    result = launch(clone, "--slurm", "--test-only", "train.sft", GPUS="8")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "Job 1 to start soon\n")
+    assert len(calls(clone)) == 1 and not (clone / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    "args, environment, said",
+    [
+        ("train.sft", {"GPUS": ""}, "say how many GPUs a node has: GPUS=8, or GPUS=0 for none"),
+        ("train.sft", {"NODES": "two"}, "NODES is a whole number, not 'two'"),
+        ("data.collect", {"NODES": "2"}, "NODES=2 is for training; data.collect runs on one"),
+        ("data.distill", {"ARRAY": "3"}, "ARRAY is 0-7 or, two at a time, 0-7%2; not '3'"),
+        ("train.sft", {"ARRAY": "0-7"}, "with the keys shard and num_shards (data.distill), and train.sft has none"),
+        ("eval.run", {"ARRAY": "0-7"}, "with the keys shard and num_shards (data.distill), and eval.run has none"),
+        ("train.sft", {"CLUSTER_ENV": "no.env"}, "CLUSTER_ENV: there is no file {clone}/no.env"),
+        ("train.sft", {"SBATCH_TIMELIMIT": "10"}, "SBATCH_TIMELIMIT=10 is too short: jobs are stopped STOP_BEFORE=600"),
+        ("train.sft", {"SBATCH_TIMELIMIT": "3-0"}, "SBATCH_TIMELIMIT=3-0 is over the limit of the partition, 2-0"),
+        ("train.sft", {"SBATCH_PARTITION": "nowhere"}, "SLURM refuses this job: no such partition; no job (account, "),
+    ],
+)
+def test_what_a_cluster_would_not_run_gets_one_line(clone, args, environment, said):
+    fake_slurm(clone.parent / "bin")
+    (clone / "data/distill.py").write_text("    num_shards: int = option(1)\n")
+    result = launch(clone, "--slurm", args, **{"GPUS": "8", **environment})
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert said.format(clone=clone) in result.stderr
+    assert [call for call in calls(clone) if "--parsable" in call] == []
+
+
+def test_a_cluster_environment_reaches_sbatch_and_the_job(clone):
+    fake_slurm(clone.parent / "bin")
+    (clone / "my.env").write_text("SBATCH_PARTITION=nowhere\n")
+    assert "no such partition" in launch(clone, "--slurm", "train.sft", GPUS="8", CLUSTER_ENV="my.env").stderr
+
+
+@pytest.mark.parametrize(
+    "module, srun, restarts, requeued",
+    [
+        ("train.sft", {"STATUS": "0", "SAYS": "saved"}, "0", True),
+        ("train.sft", {"STATUS": "0", "SAYS": "saved"}, "20", False),  # for ever is no use
+        ("train.sft", {"STATUS": "0", "SAYS": ""}, "0", False),  # it was finished
+        ("train.sft", {"STATUS": "3", "SAYS": "saved"}, "0", False),  # it failed
+        ("data.collect", {"STATUS": "3", "SAYS": ""}, "0", True),  # it was ended, and resumes
+    ],
+)
+def test_a_job_that_is_asked_to_stop(clone, module, srun, restarts, requeued):
+    fake_slurm(clone.parent / "bin")
+    (clone / ".venv/bin").mkdir(parents=True)
+    shutil.copy(clone.parent / "bin/python3", clone / ".venv/bin/python")
+    (clone / "outputs/slurm").mkdir(parents=True)
+    (clone / "outputs/slurm/17.stop").write_text("saved")
+    (clone.parent / "spool").mkdir()
+    script = shutil.copy(clone / "launch.sh", clone.parent / "spool/slurm_script")  # SLURM runs a copy
+    environment = {
+        "PATH": f"{clone.parent}/bin:{os.environ['PATH']}", "CALLS": str(clone.parent / "calls.txt"),
+        "NODES": "2", "GPUS": "8", "PROCESSES": "8", "FAILING_MODULE": "none", "SLURM_SUBMIT_DIR": str(clone),
+        "SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_CPUS_ON_NODE": "64",
+        "SLURM_RESTART_COUNT": restarts, **srun,
+    }  # fmt: skip
+    job = subprocess.Popen(["bash", script, "--slurm-job", module, "a.yaml"], env=environment, stderr=subprocess.PIPE)
+    while not (clone / "started").exists():
+        time.sleep(0.02)
+    job.send_signal(signal.SIGUSR1)
+    said = job.communicate(timeout=30)[1].decode()
+    ran = calls(clone)
+    assert [call for call in ran if call.startswith("srun")][0].endswith(f"-m {module} a.yaml")
+    assert "saved" not in ran  # that was said before
+    assert ("scontrol requeue 17" in ran) == requeued, said
+    if not requeued:
+        assert job.returncode == (1 if restarts == "20" else int(srun["STATUS"]))
+
+
+@pytest.mark.parametrize(
+    "time, seconds",
+    [("90", 5400), ("1:30", 90), ("2:00:01", 7201), ("1-0", 86400), ("1-02:03", 93780), ("1-02:03:04", 93784),
+     ("08:09", 489), ("UNLIMITED", 8640000000)],
+)  # fmt: skip
+def test_times_of_slurm(time, seconds):
+    script = f'eval "$(sed -n "/^seconds()/,/^}}/p" {ROOT}/launch.sh)"; seconds {time}'
+    assert int(subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout) == seconds
+
+
+def test_no_shipped_file_says_who_pays():
+    files = [ROOT / "launch.sh", *ROOT.glob(".ci/*"), *ROOT.glob("configs/*/*.*"), *ROOT.glob("configs/*/*/*.*")]
+    given = re.compile(r"XXX|#SBATCH|--(account|partition|qos|time)[= ]\w|SBATCH_(ACCOUNT|PARTITION|QOS|TIMELIMIT)=\w")
+    assert [f"{file}: {found[0]}" for file in files if (found := given.search(file.read_text()))] == []
 
 
 @pytest.mark.parametrize(
     "args, said",
     [
-        (("--slurm",), "unknown option --slurm"),
+        (("--slrum",), "unknown option --slrum"),
+        (("--slurm",), "--slurm takes a module, and there is no ''"),
+        (("--slurm", "data.nope"), "--slurm takes a module, and there is no 'data.nope'"),
+        (("--slurm", "train.sft", "--help"), "a job takes configs and key=value, not '--help'"),
         (("tests",), "unknown command 'tests'"),
         (("data.nope", "configs/a.yaml"), "no module data.nope"),
         (("epochs=3",), "the demo takes model=... and nothing else, not 'epochs=3'"),

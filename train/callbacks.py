@@ -1,9 +1,9 @@
-"""What happens besides the training step: a line and a metrics row a step, checkpoints known whole, stopping on request."""
+"""What happens besides the training step: a line and a metrics row a step, whole checkpoints, stopping on request."""
 
 import json
 import os
 import resource
-import shutil
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -16,8 +16,10 @@ from transformers import TrainerCallback
 
 from core.config import UserError
 from core.log import duration, say
+from core.runs import Journal
+from core.types import write_jsonl
+from train.resume import mark_complete, remove, remove_older, remove_unfinished
 
-COMPLETE = "COMPLETE"  # written into a checkpoint after everything else: what it holds, and what wrote it
 STOP_FILE = "STOP_FILE"  # environment variable: the file whose appearance asks the job to save and end
 
 
@@ -37,9 +39,8 @@ class StepLines(TrainerCallback):
         self._first_step = state.global_step
         self._started = self._last = time.monotonic()
         if state.is_world_process_zero and self.path.exists():  # steps after the checkpoint come again
-            rows = [json.loads(line) for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= state.global_step]
-            self.path.write_text("".join(kept))
+            rows = Journal.read(self.path)  # without half a line at its end
+            write_jsonl(self.path, (row for row in rows if row["step"] <= state.global_step))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or "loss" not in logs:
@@ -81,63 +82,56 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-class MarkComplete(TrainerCallback):
-    """Marks each checkpoint once all ranks have written their files; a killed save leaves no mark."""
+class Checkpoints(TrainerCallback):
+    """Marks each checkpoint once all ranks have written their files, and only then removes older ones.
+
+    Comes after StopOnRequest, which may ask for a save.
+    """
 
     def __init__(self, backend: str, num_devices: int):
         self.backend, self.num_devices = backend, num_devices
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.save_steps = args.save_steps  # a resumed state brings those of the sitting before
+        if state.is_world_process_zero:
+            remove_unfinished(Path(args.output_dir))  # their space may be what the next one needs
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_save:  # over a damaged one, half of its files and half of the new would look whole
+            if state.is_world_process_zero and _folder_of(args, state).exists():
+                remove(_folder_of(args, state))
+            _wait_for_all()
+
     def on_save(self, args, state, control, **kwargs):
-        if distributed.is_initialized():
-            distributed.barrier()
-        if not state.is_world_process_zero:
-            return
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
-        mark = {"backend": self.backend, "num_devices": self.num_devices, "files": sizes}
-        partial = folder / f"{COMPLETE}.partial"
-        partial.write_text(json.dumps(mark, indent=1) + "\n")
-        partial.replace(folder / COMPLETE)
+        _wait_for_all()
+        if state.is_world_process_zero:
+            mark_complete(_folder_of(args, state), self.backend, self.num_devices)
+            remove_older(_folder_of(args, state))
 
 
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is marked complete and has all its files in full size, or None.
+def _folder_of(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
-    Says which marked ones it passes over, and for want of what.
+
+def _wait_for_all() -> None:
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
+def check_agreement(checkpoint: Path | None) -> None:
+    """Raises UserError where this rank would go on from another checkpoint than rank 0. Collective.
+
+    So it is where the run folder lies on a disk of each machine's own.
     """
-    marked = [p.parent for p in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    for checkpoint in sorted(marked, key=lambda p: int(p.name.split("-")[1]), reverse=True):
-        damaged = _damaged_file(checkpoint)
-        if damaged is None:
-            return checkpoint
-        say(f"passing over {checkpoint.name}: {damaged} is missing or not as long as it was written")
-    return None
-
-
-def _damaged_file(checkpoint: Path) -> str | None:
-    for name, size in read_mark(checkpoint)["files"].items():
-        file = checkpoint / name
-        if not file.is_file() or file.stat().st_size != size:
-            return name
-    return None
-
-
-def read_mark(checkpoint: Path) -> dict[str, Any]:
-    return json.loads((checkpoint / COMPLETE).read_text())
-
-
-def check_resumable(checkpoint: Path, backend: str, num_devices: int) -> None:
-    """Raises UserError where this checkpoint cannot go on under another backend, or another number of devices."""
-    mark = read_mark(checkpoint)
-    sharding = {"ddp": "whole", "single": "whole"}
-    before = sharding.get(mark["backend"], mark["backend"] if mark["num_devices"] > 1 else "whole")
-    now = sharding.get(backend, backend if num_devices > 1 else "whole")
-    if "zero3" in (mark["backend"], backend):
-        before, now = (mark["backend"], mark["num_devices"]), (backend, num_devices)
-    if before != now:
+    if not distributed.is_initialized():
+        return
+    first = [checkpoint]
+    distributed.broadcast_object_list(first, src=0)
+    if first[0] != checkpoint:
+        here, there = (found.name if found else "no whole checkpoint" for found in (checkpoint, first[0]))
         raise UserError(
-            f"{checkpoint} was written by backend={mark['backend']} on {mark['num_devices']} devices and cannot go on "
-            f"as {backend} on {num_devices}; use those (fsdp2 takes any number of devices), or remove the run folder"
+            f"{socket.gethostname()} finds {here} where the first machine finds {there}; outputs/ must lie on a disk "
+            "that all machines share"
         )
 
 
@@ -145,7 +139,7 @@ class StopOnRequest(TrainerCallback):
     """Saves and ends after the step in which <run folder>/STOP, or the file that $STOP_FILE names, is there.
 
     Rank 0 looks, all hear of it: ranks that decided for themselves would part ways (TRAINING 1.7). `stopped` is the
-    reason, or None.
+    reason, or None. So it is after the last step, too: the export may need more time than is left.
     """
 
     def __init__(self, folder: Path):
@@ -154,10 +148,11 @@ class StopOnRequest(TrainerCallback):
         self.stopped: Path | None = None
 
     def on_step_end(self, args, state, control, **kwargs):
-        found = [next((p for p in (self.by_job, self.by_hand) if p and p.exists()), None)]
+        # by hand first: then the job is not to be queued again
+        found = [next((p for p in (self.by_hand, self.by_job) if p and p.exists()), None)]
         if distributed.is_initialized():
             distributed.broadcast_object_list(found, src=0)
-        if found[0] is not None and state.global_step < state.max_steps:
+        if found[0] is not None:
             self.stopped = found[0]
             control.should_save = control.should_training_stop = True
 
@@ -183,8 +178,3 @@ class CheckSharded(TrainerCallback):
             raise UserError(
                 f"backend=fsdp2 did not shard {whole[0]}: accelerate does that on GPUs only; use backend=ddp"
             )
-
-
-def remove_checkpoints(folder: Path) -> None:
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)

@@ -20,10 +20,14 @@ def load_traces(path: str | Path, revision: str | None = None, teacher: str | No
     A file holds traces of ours, or rows of a published table (core/published.py). revision: of the dataset.
     teacher: of a table with two. Raises UserError naming what is missing.
     """
-    traces = [
-        trace_from_published(row, teacher) if is_published(row) else trace_from_row(row)
-        for row in _rows(str(path), revision)
-    ]
+    traces = []
+    for number, row in enumerate(_rows(str(path), revision), 1):
+        try:
+            traces.append(trace_from_published(row, teacher) if is_published(row) else trace_from_row(row))
+        except (KeyError, TypeError):
+            raise UserError(
+                f"{path}, row {number}: no trace (it has {', '.join(row)}); give traces of data.distill or data.filter"
+            ) from None
     if not traces:
         raise UserError(f"{path} holds no traces")
     return traces
@@ -36,7 +40,10 @@ def _rows(path: str, revision: str | None) -> Iterator[dict[str, Any]]:
         return read_jsonl(path)
     if not Path(path).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         return _hub_rows(path, revision)
-    return read_jsonl(finished(path) / "traces.jsonl")
+    file = finished(path) / "traces.jsonl"
+    if not file.exists():
+        raise UserError(f"{path} is a run without traces (no traces.jsonl); give one of data.distill or data.filter")
+    return read_jsonl(file)
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -88,6 +95,18 @@ def tokenize(
             "raise max_length, filter them out (data.filter max_trace_tokens), or cut them with truncate=true"
         )
     return rows
+
+
+def check_context(rows: Sequence[dict[str, Any]], context: int | None, model: str | Path) -> None:
+    """Raises UserError where rows of `tokenize` are longer than what the model was made for. None: not known."""
+    over = [row for row in rows if context is not None and len(row["input_ids"]) > context]
+    if over:
+        longest = max(over, key=lambda row: len(row["input_ids"]))
+        raise UserError(
+            f"{len(over)} of {len(rows)} traces are longer than the context of {model}, {context} tokens; the longest is "
+            f"that of question {longest['question_id']} ({len(longest['input_ids'])}); filter them out (data.filter "
+            f"max_trace_tokens), or cut them with max_length={context} truncate=true"
+        )
 
 
 def num_labels(row: dict[str, Any]) -> int:

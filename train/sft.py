@@ -23,9 +23,19 @@ from core.log import say
 from core.runs import Run, open_run, read_record, run_path
 from core.types import read_jsonl, write_jsonl
 from train.backends import CHECKPOINTING, check_backend, set_environment
+from train.resume import check_resumable, last_checkpoint, remove_checkpoints
 from train.cost import ModelShape
-from train.dataset import FlatBatches, load_traces, tokenize
+from train.dataset import FlatBatches, check_context, load_traces, tokenize
 from train.steps import balance, choose_layout, visits
+
+
+# keys of trl.SFTConfig that cannot be given
+OURS = {
+    "output_dir": "results go into the run folder, which the config names",
+    "resume_from_checkpoint": "the same command goes on from the last whole checkpoint; give a model to start from as "
+    "model=",
+    "save_total_limit": "the last two checkpoints are kept, and only whole ones count",
+}
 
 
 @dataclass
@@ -82,17 +92,20 @@ class SftConfig:
 def main(config: SftConfig) -> Path | None:
     check(config, num_devices())
     if config.dry_run:
-        prepared = prepare(config)
-        say(f"{prepared}; nothing was trained (dry_run)")
+        say(f"{prepare(config)}; nothing was trained (dry_run)")
         return None
-    if int(os.environ.get("RANK", 0)) > 0:  # a worker of torchrun: rank 0 keeps the record
-        path = run_path("train", config)
-        if not (path / "DONE").exists():
-            train(config, path)
-        return path
+    path = run_path("train", config)
+    prepared = None
+    if not (path / "DONE").exists():
+        set_environment(config.backend, num_devices())
+        prepared = prepare(config)  # what is wrong with the input shows before there is a run that has it on record
+    if not is_first():
+        if prepared:
+            train(config, prepared, path)
+        return None
     with open_run("train", config, {"model": config.model, "data": config.data}) as run:
         if not run.is_done:
-            headline = train(config, run.path)
+            headline = train(config, prepared, run.path)
             if headline is None:
                 run.record["status"] = "stopped"
                 run.save()
@@ -104,6 +117,11 @@ def main(config: SftConfig) -> Path | None:
 def num_devices() -> int:
     """Processes that torchrun started; each has one device."""
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_first() -> bool:
+    """Whether this is rank 0, which keeps the record; the others only train."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def check(config: SftConfig, devices: int) -> None:
@@ -119,6 +137,21 @@ def check(config: SftConfig, devices: int) -> None:
         raise UserError(f"quantize={config.quantize} freezes the model; set lora_rank to train adapters on it")
     if config.wandb not in ("off", "offline", "online"):
         raise UserError(f"wandb is off, offline or online, not {config.wandb!r}")
+    for key in ("num_epochs", "batch_size", "max_length", "max_tokens_per_device", "save_steps"):
+        if getattr(config, key) < 1:
+            raise UserError(f"{key}={getattr(config, key)}: at least 1 is needed")
+    for key in ("sequence_parallel", "accumulation", "lora_rank"):
+        if getattr(config, key) is not None and getattr(config, key) < 1:
+            raise UserError(f"{key}={getattr(config, key)}: at least 1 is needed, or null")
+    if not 0 <= config.warmup < 1:
+        raise UserError(f"warmup={config.warmup}: a share of all steps, from 0 to below 1")
+    for key in config.trainer.keys() & OURS.keys():
+        raise UserError(f"trainer.{key}: {OURS[key]}")
+    if config.trainer:
+        set_environment(config.backend, devices)
+        from train.trainer import check_keys
+
+        check_keys(config.trainer)
 
 
 @dataclass
@@ -155,6 +188,7 @@ def prepare(config: SftConfig) -> Prepared:
 
     path = checkpoint.resolve(config.model, config.revision)
     shape = ModelShape.of(str(path))
+    checkpoint.check_weights(path)
     tokenizer, rows = read_rows(config, path)
     lengths = [len(row["input_ids"]) for row in rows]
     layout = choose_layout(
@@ -172,11 +206,12 @@ def read_rows(config: SftConfig, path: Path) -> tuple[Any, list[dict[str, Any]]]
 
     traces = load_traces(config.data, config.data_revision, config.data_teacher)
     tokenizer = checkpoint.load_tokenizer(path)
-    checkpoint.check_context(path, config.max_length)
     chat = ChatFormat(config.profile, tokenizer)
     if config.control is not None:
         traces = conditional(traces, config.control, chat)
-    return tokenizer, tokenize(traces, chat, config.max_length, config.system, config.truncate)
+    rows = tokenize(traces, chat, config.max_length, config.system, config.truncate)
+    check_context(rows, checkpoint.context_of(path), path)
+    return tokenizer, rows
 
 
 def write_plan(batches: FlatBatches, path: Path) -> None:
@@ -191,7 +226,7 @@ def write_plan(batches: FlatBatches, path: Path) -> None:
     )
 
 
-def train(config: SftConfig, folder: Path) -> dict[str, Any] | None:
+def train(config: SftConfig, prepared: Prepared, folder: Path) -> dict[str, Any] | None:
     """Trains (or goes on training) in `folder`, all ranks together; leaves folder/model.
 
     Returns the headline numbers, or None where it was asked to stop and saved.
@@ -199,26 +234,25 @@ def train(config: SftConfig, folder: Path) -> dict[str, Any] | None:
     from inference.checkpoint import is_out_of_memory
 
     set_environment(config.backend, num_devices())
-    from train.callbacks import MarkComplete, StepLines, StopOnRequest, check_resumable, last_complete_checkpoint
+    from train.callbacks import Checkpoints, StepLines, StopOnRequest, check_agreement
     from train.export import save_model
     from train.trainer import build_trainer, peak_flops_of_all
 
-    prepared = prepare(config)
-    checkpoint = last_complete_checkpoint(folder)
+    checkpoint = last_checkpoint(folder)
     if checkpoint:
         check_resumable(checkpoint, config.backend, num_devices())
+    wandb_run = open_wandb(config, folder) if is_first() and config.wandb != "off" else None
     trainer = build_trainer(config, prepared.batches, prepared.tokenizer, prepared.path, folder)
-    is_first = trainer.is_world_process_zero()
-    if is_first:
+    check_agreement(checkpoint)
+    if is_first():
         write_plan(prepared.batches, folder / "steps.jsonl")
-    wandb_run = open_wandb(config, folder) if is_first and config.wandb != "off" else None
     stop = StopOnRequest(folder)
     lines = StepLines(
         folder / "metrics.jsonl", prepared.tokens, prepared.flops, peak_flops_of_all(num_devices()), wandb_run
     )
-    for callback in (lines, MarkComplete(config.backend, num_devices()), stop):
+    for callback in (lines, stop, Checkpoints(config.backend, num_devices())):
         trainer.add_callback(callback)
-    say(f"{prepared}" + (f"; going on from {checkpoint.name}" if checkpoint else ""))
+    say(f"{prepared}; {f'going on from {checkpoint.name}' if checkpoint else 'from the first step'}")
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except RuntimeError as error:
@@ -231,7 +265,7 @@ def train(config: SftConfig, folder: Path) -> dict[str, Any] | None:
     if wandb_run is not None:
         wandb_run.finish()
     if stop.stopped:
-        if is_first:
+        if is_first():
             stop.answer()
             say(
                 f"asked to stop by {stop.stopped}: saved after step {trainer.state.global_step}; the same command goes on"
@@ -239,7 +273,7 @@ def train(config: SftConfig, folder: Path) -> dict[str, Any] | None:
         return None
     save_model(trainer, prepared.tokenizer, prepared.path, folder / "model", config.export_dtype)
     trainer.accelerator.end_training()
-    return headline(prepared, folder / "metrics.jsonl") if is_first else {}
+    return headline(prepared, folder / "metrics.jsonl") if is_first() else {}
 
 
 def headline(prepared: Prepared, metrics: Path) -> dict[str, Any]:
@@ -260,30 +294,34 @@ def headline(prepared: Prepared, metrics: Path) -> dict[str, Any]:
 
 def open_wandb(config: SftConfig, folder: Path):
     """The wandb run that metrics go to, the same one after a resume; its project is $WANDB_PROJECT, or s1."""
-    import wandb
-
     try:
-        return wandb.init(
+        import wandb
+    except ModuleNotFoundError:
+        raise UserError(f"wandb={config.wandb} needs the package wandb, which is not installed; use wandb=off") from None
+    try:
+        run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "s1"), id=folder.name, name=folder.name, resume="allow",
             mode=config.wandb, dir=folder, config=dataclasses.asdict(config),
+            settings=wandb.Settings(silent=True, console="off"),  # our lines stay as they are, and stay ours
         )  # fmt: skip
     except wandb.Error as error:
         raise UserError(
             f"wandb: {str(error).splitlines()[0]}; log in with `wandb login`, or use wandb=offline"
         ) from None
+    say(f"wandb | {run.url}" if config.wandb == "online" else f"wandb | wandb sync {run.settings.sync_dir} sends it")
+    return run
 
 
 def finish(config: SftConfig, run: Run, headline: dict[str, Any]) -> None:
     """After training, on rank 0: tries the saved model, publishes it if asked to, and closes the run."""
-    from train.callbacks import remove_checkpoints
     from train.export import push, smoke
 
     model = run.path / "model"
     if config.smoke_tokens:
         question = load_traces(config.data, config.data_revision, config.data_teacher)[0].question
         smoke(model, config.profile, question, config.smoke_tokens)
-    remove_checkpoints(run.path)
     run.finish(**headline)
+    remove_checkpoints(run.path)  # after DONE: a kill in between must not cost the training
     if config.push:
         push(model, config.push, read_record(run.path))
 

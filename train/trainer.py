@@ -1,16 +1,21 @@
 """TRL's SFTTrainer on planned, flattened batches, under any backend."""
 
+import dataclasses
+import difflib
+import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.distributed.checkpoint.api import CheckpointException
 from transformers import AutoModelForCausalLM, PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 from trl import SFTConfig, SFTTrainer
 
-from core.config import UserError
+from core.config import UserError, is_disk_full
 from train import attention, backends
 from train.callbacks import CheckSharded
 from train.cost import peak_flops
@@ -28,6 +33,19 @@ class FlatTrainer(SFTTrainer):
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)  # per-token log-probabilities, no logits
         loss = -(outputs.log_probs * weights).sum() * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _save_checkpoint(self, model, trial):
+        """Raises OSError for a full disk, whose signs differ from rank to rank."""
+        try:
+            super()._save_checkpoint(model, trial)
+        except (RuntimeError, CheckpointException) as error:  # the latter is no Exception
+            if not is_disk_full(error):
+                raise
+            folder = f"{self.args.output_dir}/checkpoint-{self.state.global_step}"
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder) from error
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """None beside the checkpoints: TRL's knows nothing of the run that run.json does not say."""
 
 
 def build_trainer(config: Any, batches: FlatBatches, tokenizer: Any, path: Path, folder: Path) -> FlatTrainer:
@@ -52,6 +70,15 @@ def build_trainer(config: Any, batches: FlatBatches, tokenizer: Any, path: Path,
     trainer.remove_callback(PrinterCallback)  # raw dictionaries beside our lines
     trainer.remove_callback(ProgressCallback)
     return trainer
+
+
+def check_keys(trainer: Mapping[str, Any]) -> None:
+    """Raises UserError for a key that trl.SFTConfig does not have."""
+    known = {field.name for field in dataclasses.fields(SFTConfig)}
+    for key in trainer.keys() - known:
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "keys pass to trl.SFTConfig"
+        raise UserError(f"trainer: unknown key {key!r}; {hint}")
 
 
 def _arguments(config: Any, batches: FlatBatches, folder: Path, on_gpu: bool) -> SFTConfig:
@@ -90,7 +117,7 @@ def _arguments(config: Any, batches: FlatBatches, folder: Path, on_gpu: bool) ->
         "logging_steps": 1,
         "save_strategy": "steps",
         "save_steps": config.save_steps,
-        "save_total_limit": 2,
+        "save_total_limit": None,  # train.callbacks.Checkpoints: transformers' would go before the new one is whole
         "report_to": "none",
         "disable_tqdm": True,
         **backends.trainer_options(
@@ -100,8 +127,10 @@ def _arguments(config: Any, batches: FlatBatches, folder: Path, on_gpu: bool) ->
     }
     try:
         args = SFTConfig(**options)
-    except TypeError as error:
-        raise UserError(f"trainer: {error} (keys pass to trl.SFTConfig)") from None
+    except (TypeError, ValueError) as error:
+        if not config.trainer:
+            raise
+        raise UserError(f"trainer: {' '.join(str(error).split())} (keys pass to trl.SFTConfig)") from None
     if getattr(args, "fsdp_plugin_args", None) and args.bf16:
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
