@@ -1,8 +1,9 @@
 """What training holds in memory on one device, by arithmetic. Needs no torch.
 
 Parameters, gradients and optimizer states are exact. Activations are those of transformers' Qwen2, Qwen3 and Llama
-layers, counted tensor by tensor, at the three moments one of which is the peak; TRL's fused head never holds the logits
-of a whole row. tests/test_memory.py holds it against the allocations of the real code.
+layers, counted tensor by tensor, at the moments one of which is the peak; TRL's fused head never holds the logits of a
+whole row. tests/test_memory.py holds it against real objects and the allocations of the real code (not ZeRO-3's, whose
+figures follow from its settings).
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,6 @@ plan.json. What says estimate was computed, not measured.
 
 import dataclasses
 import json
-import os
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +31,7 @@ OVERLAYS = Path("configs/train/parallel")
 # Estimates. AdamW on the host reads and writes 28 bytes a parameter, at what two sockets reach; PCIe 5 moves gradients
 # out and weights in.
 HOST_BYTES_PER_SECOND, PCIE_BYTES_PER_SECOND = 200e9, 25e9
+LAYOUT_KEYS = ("sequence_parallel", "accumulation")
 LOGITS_BYTES = 12  # of a logit: bfloat16 and float32, each with its gradient
 
 
@@ -106,9 +106,7 @@ class Plan:
         return self.minutes / 60 * self.layout.num_devices
 
 
-def main(config: PlanConfig) -> Path | None:
-    if int(os.environ.get("RANK", 0)) > 0:  # torchrun started one for each GPU; the first plans
-        return None
+def main(config: PlanConfig) -> Path:
     check_cluster(config)
     shape, rows = read(config)
     plan = make_plan(config, shape, rows.lengths)
@@ -310,8 +308,9 @@ def fitting(config: PlanConfig, shape: ModelShape, lengths: Sequence[int]) -> It
             base = build(PlanConfig, [asdict(config), str(overlay)], str(overlay))
             words = [str(overlay)]
             if base.backend == "single" and base.nodes * base.gpus > 1:
-                base = dataclasses.replace(base, nodes=1, gpus=1, sequence_parallel=None, accumulation=None)
                 words += ["nodes=1", "gpus=1"]
+                words += [f"{key}=null" for key in LAYOUT_KEYS if getattr(base, key) is not None]
+                base = dataclasses.replace(base, nodes=1, gpus=1, **dict.fromkeys(LAYOUT_KEYS))
         for changes in smaller(base):
             try:
                 plan = make_plan(dataclasses.replace(base, **changes), shape, lengths)
