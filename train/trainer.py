@@ -86,7 +86,7 @@ def _arguments(config: Any, batches: FlatBatches, folder: Path, on_gpu: bool) ->
         "bf16": on_gpu,
         "use_cpu": not on_gpu and not torch.backends.mps.is_available(),
         "gradient_checkpointing": checkpointing != "none",
-        "gradient_checkpointing_kwargs": {"use_reentrant": False, "selective": checkpointing == "selective"},
+        "gradient_checkpointing_kwargs": checkpointing_options(checkpointing),
         "logging_steps": 1,
         "save_strategy": "steps",
         "save_steps": config.save_steps,
@@ -105,11 +105,17 @@ def _arguments(config: Any, batches: FlatBatches, folder: Path, on_gpu: bool) ->
     if getattr(args, "fsdp_plugin_args", None) and args.bf16:
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
-        # accelerate's own policy would also round gradient sums and log-probabilities to bfloat16
+        # accelerate's own policy would also round gradient sums and log-probabilities to bfloat16; with float32 as
+        # output_dtype every layer would hand on float32, and checkpointing keep twice the bytes
         args.fsdp_plugin_args["mixed_precision_policy"] = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32
         )
     return args
+
+
+def checkpointing_options(checkpointing: str) -> dict[str, Any]:
+    """Keyword arguments of torch's checkpoint, for full or selective activation checkpointing."""
+    return {"use_reentrant": False} | ({"context_fn": attention.keep_attention} if checkpointing == "selective" else {})
 
 
 def _load_model(config: Any, path: Path, num_devices: int, sequence_parallel: int, on_gpu: bool):
