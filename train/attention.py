@@ -88,10 +88,15 @@ def attend_to_row(
     return torch.cat(parts, dim=1)
 
 
-def keep_attention():
-    """What torch's checkpoint takes as context_fn, to keep the result of attention and compute the rest anew.
+def checkpointing_options(checkpointing: str) -> dict[str, Any]:
+    """Keyword arguments of torch's checkpoint for full activation checkpointing, or selective: attention is kept."""
+    return {"use_reentrant": False} | ({"context_fn": _keep_attention} if checkpointing == "selective" else {})
 
-    The selective checkpointing of TRL knows no variable-length attention of torch, and computes that anew too.
+
+def _keep_attention():
+    """Contexts in which checkpoint keeps what attention returned, and computes the rest anew.
+
+    TRL's own selective checkpointing does not know torch's variable-length attention, and computes that anew too.
     """
     from torch.nn.attention import varlen  # noqa: F401  brings the operator
     from torch.utils.checkpoint import create_selective_checkpoint_contexts

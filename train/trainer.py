@@ -86,7 +86,7 @@ def _arguments(config: Any, batches: FlatBatches, folder: Path, on_gpu: bool) ->
         "bf16": on_gpu,
         "use_cpu": not on_gpu and not torch.backends.mps.is_available(),
         "gradient_checkpointing": checkpointing != "none",
-        "gradient_checkpointing_kwargs": checkpointing_options(checkpointing),
+        "gradient_checkpointing_kwargs": attention.checkpointing_options(checkpointing),
         "logging_steps": 1,
         "save_strategy": "steps",
         "save_steps": config.save_steps,
@@ -111,11 +111,6 @@ def _arguments(config: Any, batches: FlatBatches, folder: Path, on_gpu: bool) ->
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32
         )
     return args
-
-
-def checkpointing_options(checkpointing: str) -> dict[str, Any]:
-    """Keyword arguments of torch's checkpoint, for full or selective activation checkpointing."""
-    return {"use_reentrant": False} | ({"context_fn": attention.keep_attention} if checkpointing == "selective" else {})
 
 
 def _load_model(config: Any, path: Path, num_devices: int, sequence_parallel: int, on_gpu: bool):
