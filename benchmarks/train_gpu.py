@@ -127,19 +127,15 @@ class Bench:
         """Times `work`, which leaves gradients for `clear` to remove. None where the device has too little memory."""
         import torch
 
-        on_gpu = self.device.type == "cuda"
+        on_gpu, peak, seconds = self.device.type == "cuda", None, []
         try:
             work()  # compiles, tunes, fills the allocator's cache
             if on_gpu:
-                torch.cuda.synchronize()
                 before = torch.cuda.memory_allocated()
                 torch.cuda.reset_peak_memory_stats()
             work()  # gradients lie there already: what is allocated besides is the pass's own
-            peak = None
             if on_gpu:
-                torch.cuda.synchronize()
                 peak = torch.cuda.max_memory_allocated() - before
-            seconds = []
             for _ in range(self.repeats):
                 clear()
                 self.wait()
@@ -439,9 +435,7 @@ def measure_update(bench: Bench, config: TrainGpuConfig, shape: ModelShape) -> f
         optimizer.step()
 
     measured = bench.measure(work, lambda: None)
-    text = (
-        f"\nclipping and AdamW on 1/{config.num_devices} of {sum(layer) * shape.num_layers + sum(outside):,} parameters"
-    )
+    text = f"\nclipping and AdamW on 1/{config.num_devices} of {shape.num_parameters:,} parameters"
     row = {"part": "update", "parameters": sum(sizes)}
     if measured is None:
         bench.report(f"{text}: out of memory", **row, seconds=None)
@@ -503,7 +497,8 @@ def measure_trainer(bench: Bench, config: TrainGpuConfig, shape: ModelShape, his
         memory_text = f", peak {peak / 1e9:.2f} GB, by arithmetic {estimate / 1e9:.2f} GB ({estimate / peak - 1:+.1%})"
     bench.report(
         f"\n{shape_name(config.small_model, bench)} trained whole by train.trainer, full checkpointing, float32 "
-        f"masters under autocast, {layout.accumulation} passes of at most {largest:,} tokens a step: "
+        f"masters{' under bfloat16 autocast' if on_gpu else ''}, {layout.accumulation} passes of at most {largest:,} "
+        "tokens a step: "
         f"{statistics.median(rates):,.0f} tokens/s ({min(rates):,.0f}-{max(rates):,.0f}){mfu}{memory_text}",
         repeats=len(metrics), part="trainer", seconds=[row["seconds"] for row in metrics], tokens_per_second=rates,
         mfu=shares, bytes=peak, estimated_bytes=estimate, largest_pass=largest, losses=[row["loss"] for row in metrics],
@@ -545,10 +540,10 @@ def derive(
     plan = Plan(shape, lengths, visits(len(lengths), config.batch_size, config.num_epochs, config.seed))
     print(f"\nDERIVED, not measured: {config.model} on {config.num_devices} x {bench.card}, {len(plan.steps)} steps of "
           f"{config.batch_size} examples, lengths drawn from {config.lengths} + {config.extra_tokens}.\n"
-          f"In it: {shape.num_layers} x the layer as fitted and the fused head, for the slowest group of each pass; the "
-          f"update;\nall-to-all at an assumed {config.all_to_all_gb:.0f} GB/s, not overlapped. Not in it: gathering "
-          "weights and reducing gradients\n(taken to hide behind computing), loading data, checkpoints. Memory by "
-          f"train.memory. The published run took {PUBLISHED_MINUTES} minutes.")  # fmt: skip
+          f"In it: {shape.num_layers} x the layer as fitted and the fused head, for the slowest group of each pass; "
+          f"the update;\nall-to-all at an assumed {config.all_to_all_gb:.0f} GB/s, not overlapped. Not in it: "
+          "gathering weights and reducing gradients\n(taken to hide behind computing), loading data, checkpoints. "
+          f"Memory by train.memory. The published run took {PUBLISHED_MINUTES} minutes.")  # fmt: skip
     for variant in points:
         attention, checkpointing, *_ = variant.split("-")
         if len(points[variant]) < 4:
