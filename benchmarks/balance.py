@@ -19,8 +19,7 @@ from core.config import option, run_entry
 from train.cost import PEAK_FLOPS, ModelShape
 from train.dataset import load_traces
 from train.lengths import draw_lengths, read_histogram
-from train.plan import tokens_on_device
-from train.steps import Layout, balance, choose_layout, visits
+from train.steps import Layout, balance, choose_layout, tokens_on_device, visits
 
 PUBLISHED_MINUTES = 26  # of s1-32B on 16 H100 (PAPER 2.2)
 

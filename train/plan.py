@@ -25,7 +25,7 @@ from train.cost import PEAK_FLOPS, QWEN25, ModelShape
 from train.lengths import draw_lengths, read_histogram
 from train.memory import GPU_BYTES, RESERVED_BYTES, Memory, Setup, lora_parameters, memory
 from train.sft import SftConfig, check, read_rows
-from train.steps import Layout, balance, choose_layout, place, visits
+from train.steps import Layout, balance, choose_layout, tokens_on_device, visits
 
 OVERLAYS = Path("configs/train/parallel")
 # Estimates. AdamW on the host reads and writes 28 bytes a parameter, at what two sockets reach; PCIe 5 moves gradients
@@ -179,12 +179,12 @@ def make_plan(config: PlanConfig, shape: ModelShape, lengths: Sequence[int]) -> 
     """Raises UserError where batch, devices, heads or backend do not go together; not where memory is short."""
     devices = config.nodes * config.gpus
     check(config, devices)
-    layout = choose_layout(
-        devices, config.batch_size, lengths, (shape.num_attention_heads, shape.num_key_value_heads),
-        config.sequence_parallel, config.accumulation, config.max_tokens_per_device,
-    )  # fmt: skip
     steps = visits(len(lengths), config.batch_size, config.num_epochs, config.seed)
     cost = [shape.flops(length) for length in lengths]
+    layout = choose_layout(
+        devices, steps, lengths, cost, (shape.num_attention_heads, shape.num_key_value_heads),
+        config.sequence_parallel, config.accumulation, config.max_tokens_per_device,
+    )  # fmt: skip
     share = balance(steps, cost, layout)
     flops = sum(cost[row] for step in steps for row in step)
     tokens = sum(lengths[row] for step in steps for row in step)
@@ -222,15 +222,6 @@ def make_plan(config: PlanConfig, shape: ModelShape, lengths: Sequence[int]) -> 
         exchange_seconds=exchange / (1e9 * (config.nvlink_gb_s if within_node else config.network_gb_s)),
         host_seconds=host_update_seconds(shape, config) if config.offload_optimizer else 0.0,
     )
-
-
-def tokens_on_device(
-    steps: Sequence[Sequence[int]], lengths: Sequence[int], cost: Sequence[float], layout: Layout
-) -> int:
-    """Of the largest pass of the whole run."""
-    groups = (group for step in steps for micro_batch in place(step, cost, layout) for group in micro_batch)
-    most = max(sum(lengths[row] for row in group) for group in groups)
-    return -(-most // layout.sequence_parallel)
 
 
 def weight_traffic(shape: ModelShape, setup: Setup) -> float:

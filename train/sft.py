@@ -197,12 +197,13 @@ def prepare(config: SftConfig) -> Prepared:
     checkpoint.check_weights(path)
     tokenizer, rows = read_rows(config, path)
     lengths = [len(row["input_ids"]) for row in rows]
+    cost = [shape.flops(length) for length in lengths]
+    steps = visits(len(rows), config.batch_size, config.num_epochs, config.seed)
     layout = choose_layout(
-        num_devices(), config.batch_size, lengths, (shape.num_attention_heads, shape.num_key_value_heads),
+        num_devices(), steps, lengths, cost, (shape.num_attention_heads, shape.num_key_value_heads),
         config.sequence_parallel, config.accumulation, config.max_tokens_per_device,
     )  # fmt: skip
-    steps = visits(len(rows), config.batch_size, config.num_epochs, config.seed)
-    batches = FlatBatches(rows, steps, [shape.flops(n) for n in lengths], layout, config.loss_weighting)
+    batches = FlatBatches(rows, steps, cost, layout, config.loss_weighting)
     return Prepared(path, tokenizer, shape, batches)
 
 
