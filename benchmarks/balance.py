@@ -1,11 +1,12 @@
 """How long devices wait for the longest example: ideal over critical path of each layout, and what it means in minutes.
 
-    python -m benchmarks.balance > benchmarks/balance.txt
+    python -m benchmarks.balance
     python -m benchmarks.balance traces=my.jsonl tokenizer=<model folder>
 
 Nothing is trained. Lengths are drawn from the digitised histograms of configs/train/lengths, or counted; the steps are
 those that train.sft plans (train/steps.py), an example's cost its FLOPs in the model (train/cost.py). Minutes are an
-estimate: FLOPs over devices x peak x mfu x balance, with the mfu that busy devices would reach on equal work.
+estimate: FLOPs over devices x peak x mfu x balance, with the mfu that busy devices would reach on equal work; traffic
+between devices is taken to be hidden.
 """
 
 import statistics
@@ -19,7 +20,7 @@ from train.cost import PEAK_FLOPS, ModelShape
 from train.dataset import load_traces
 from train.lengths import draw_lengths, read_histogram
 from train.plan import tokens_on_device
-from train.steps import Layout, balance, visits
+from train.steps import Layout, balance, choose_layout, visits
 
 PUBLISHED_MINUTES = 26  # of s1-32B on 16 H100 (PAPER 2.2)
 
@@ -35,9 +36,9 @@ class BalanceConfig:
     tokenizer: str | None = option(None, help="model folder whose tokenizer counts them")
     profile: str = option("s1", help="chat format of the counted rows")
     model: str = option("Qwen/Qwen2.5-32B-Instruct", help="whose FLOPs are the cost")
-    gpu: str = option("H100", help="card, for the minutes")
-    num_devices: int = option(16, help="cards")
-    sequence_parallel: list[int] = option([1, 2, 4, 8], help="layouts; 1 is the published one, an example a card")
+    gpu: str = option("H100", help="device, for the minutes")
+    num_devices: int = option(16, help="devices")
+    sequence_parallel: list[int] = option([1, 2, 4, 8], help="layouts; 1 is the published one, an example a device")
     batch_size: int = option(16, help="examples per step (s1: 16)")
     num_epochs: int = option(5, help="passes over the data (s1: 5)")
     mfu: float = option(0.40, help="of busy devices, an assumption: torchtitan's Qwen3-32B on H100 has 0.394")
@@ -48,8 +49,7 @@ def main(config: BalanceConfig) -> None:
     shape = ModelShape.of(config.model)
     print(f"{config.model} on {config.num_devices} {config.gpu}, {config.num_epochs} epochs in batches of "
           f"{config.batch_size}; {config.seeds} seeds, median [95% of seeds]")  # fmt: skip
-    print(f"minutes: estimate at {config.mfu:.0%} MFU of busy devices (assumed); the published run took "
-          f"{PUBLISHED_MINUTES}")  # fmt: skip
+    print(f"minutes: estimate at {config.mfu:.0%} MFU of busy devices (assumed); published: {PUBLISHED_MINUTES} on s1K")
     for file in config.histograms:
         histogram = read_histogram(file)
         draws = [draw_lengths(histogram, config.extra_tokens, seed) for seed in range(config.seeds)]
@@ -69,25 +69,33 @@ def counted(config: BalanceConfig) -> list[int]:
 
 def report(config: BalanceConfig, shape: ModelShape, draws: Sequence[list[int]], title: str) -> None:
     """draws: lengths of all rows, a list for each seed; the seed also orders the visits."""
-    print(f"\n{title}: {len(draws[0])} rows, mean {statistics.fmean(map(statistics.fmean, draws)):,.0f} tokens, "
+    print(f"\n{title}: {len(draws[0]):,} rows, mean {statistics.fmean(map(statistics.fmean, draws)):,.0f} tokens, "
           f"longest {max(map(max, draws)):,}")  # fmt: skip
-    print(f"{'layout':<28}{'balance':<22}{'minutes':<22}{'tokens of a device, most':<24}")
-    peak = config.num_devices * PEAK_FLOPS[config.gpu]
-    for size in config.sequence_parallel:
-        layout = Layout(config.num_devices, size)
-        shares, minutes = [], []
-        most = 0
-        for seed, lengths in enumerate(draws):
-            cost = [shape.flops(length) for length in lengths]
-            steps = visits(len(lengths), config.batch_size, config.num_epochs, seed)
-            share = balance(steps, cost, layout)
-            flops = sum(cost[row] for step in steps for row in step)
-            shares.append(share)
-            minutes.append(flops / (peak * config.mfu * share) / 60)
-            most = max(most, tokens_on_device(steps, lengths, cost, layout))
-        published = " (published)" if size == 1 else ""
-        print(f"DP{layout.groups} x SP{size}{published:<20}".ljust(28)
-              + f"{interval(shares, '.3f'):<22}{interval(minutes, '.1f'):<22}{most:>12,}")  # fmt: skip
+    print(f"{'layout':<39}{'balance':<24}{'minutes':<22}most tokens on a device")
+    heads = (shape.num_attention_heads, shape.num_key_value_heads)
+    layouts = {Layout(config.num_devices, size): "" for size in config.sequence_parallel}
+    layouts[Layout(config.num_devices, 1)] = "published"
+    layouts[choose_layout(config.num_devices, config.batch_size, draws[0], heads)] = "train.sft's own"
+    for layout, remark in layouts.items():
+        shares, minutes, most = zip(
+            *(planned(config, shape, lengths, seed, layout) for seed, lengths in enumerate(draws)), strict=True
+        )
+        name = f"DP{layout.groups} x SP{layout.sequence_parallel}"
+        name += f" x {layout.accumulation} passes" if layout.accumulation > 1 else ""
+        name += f" ({remark})" if remark else ""
+        print(f"{name:<39}{interval(shares, '.3f'):<24}{interval(minutes, '.1f'):<22}{max(most):,}")
+
+
+def planned(
+    config: BalanceConfig, shape: ModelShape, lengths: Sequence[int], seed: int, layout: Layout
+) -> tuple[float, float, int]:
+    """(balance, minutes, most tokens on a device) of one run."""
+    cost = [shape.flops(length) for length in lengths]
+    steps = visits(len(lengths), config.batch_size, config.num_epochs, seed)
+    share = balance(steps, cost, layout)
+    flops = sum(cost[row] for step in steps for row in step)
+    seconds = flops / (config.num_devices * PEAK_FLOPS[config.gpu] * config.mfu * share)
+    return share, seconds / 60, tokens_on_device(steps, lengths, cost, layout)
 
 
 def interval(values: Sequence[float], spec: str) -> str:

@@ -66,7 +66,9 @@ def attend_to_row(
     On GPUs that have it, torch's variable-length flash attention; elsewhere (CPU, float32, GPUs before Ampere) one call
     of the fused kernel for each example. Neither builds a mask of tokens x tokens.
     """
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_capability()[0] >= 8:
+    is_half = query.dtype in (torch.bfloat16, torch.float16)
+    # get_device_capability would say the same, and break the graphs of torch.compile
+    if query.is_cuda and is_half and torch.cuda.get_device_properties(query.device).major >= 8:
         from torch.nn.attention.varlen import varlen_attn
 
         q, k, v = (x.transpose(0, 1).contiguous() for x in (query, key, value))
@@ -84,6 +86,30 @@ def attend_to_row(
         for begin, end in zip(bounds, bounds[1:], strict=False)
     ]  # fmt: skip
     return torch.cat(parts, dim=1)
+
+
+def checkpointing_options(checkpointing: str) -> dict[str, Any]:
+    """Keyword arguments of torch's checkpoint for full activation checkpointing, or selective: attention is kept."""
+    return {"use_reentrant": False} | ({"context_fn": _keep_attention} if checkpointing == "selective" else {})
+
+
+def _keep_attention():
+    """Contexts in which checkpoint keeps what attention returned, and computes the rest anew.
+
+    TRL's own selective checkpointing does not know torch's variable-length attention, and computes that anew too.
+    """
+    from torch.nn.attention import varlen  # noqa: F401  brings the operator
+    from torch.utils.checkpoint import create_selective_checkpoint_contexts
+
+    aten = torch.ops.aten
+    kept = (
+        torch.ops.torch_attn._varlen_attn,
+        aten._scaled_dot_product_flash_attention,
+        aten._scaled_dot_product_efficient_attention,
+        aten._scaled_dot_product_cudnn_attention,
+        aten._scaled_dot_product_flash_attention_for_cpu,
+    )
+    return create_selective_checkpoint_contexts([operator.default for operator in kept])
 
 
 def _group_of_neighbours(size: int) -> ProcessGroup:

@@ -9,6 +9,7 @@ model. The folder gets its name last, once the tensors on disk are those that th
 """
 
 import contextlib
+import gc
 import json
 import re
 import shutil
@@ -118,6 +119,7 @@ def smoke(folder: Path, profile: str, question: Question | str, max_tokens: int)
     prompt_ids = chat.prompt_ids(question)
     context = len(prompt_ids) + 2 * max_tokens + len(chat.close_ids(forced=True, cue=budget.cue))
     decoding = ForcedDecode(prompt_ids, budget, chat, context)
+    gc.collect()  # a trainer refers to itself: its memory is free only now
     with _outside_deepspeed():
         engine, _ = load_engine(
             str(folder), EngineConfig(backend="transformers", max_model_len=context, max_num_seqs=1)
@@ -222,7 +224,7 @@ def _tensors_of(model) -> dict[str, Any]:
 
 
 def _whole(tensor, dtype, device):
-    """The tensor of which this rank may hold a part, in `dtype`, on the CPU. Collective."""
+    """The tensor of which this rank may hold a part, in `dtype`, on `device`. Collective."""
     from torch.distributed.tensor import DTensor
 
     dtype = dtype if tensor.is_floating_point() else tensor.dtype
@@ -230,11 +232,9 @@ def _whole(tensor, dtype, device):
         import deepspeed
 
         with deepspeed.zero.GatheredParameters([tensor]):
-            return tensor.detach().to("cpu", dtype, copy=True)
+            return tensor.detach().to(device, dtype, copy=True)
     tensor = tensor.detach().to(device, dtype)  # offloaded parts too: the ranks talk over the device
-    if isinstance(tensor, DTensor):
-        tensor = tensor.full_tensor()
-    return tensor.cpu().contiguous()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _merge(base: Path, model, trained: Mapping[str, Any], dtype: str):
@@ -290,7 +290,7 @@ def _write_weights(weights: Mapping[str, Any], expected: Mapping[str, Any], fold
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise UserError(f"the trained model is broken: {name} holds NaN or infinity; nothing was exported")
             if folder is not None:
-                shard[name] = tensor
+                shard[name] = tensor.cpu().contiguous()
         if folder is not None:
             save_file(shard, folder / filename, metadata={"format": "pt"})
     if folder is not None and plan.is_sharded:

@@ -1,8 +1,9 @@
 """What training holds in memory on one device, by arithmetic. Needs no torch.
 
 Parameters, gradients and optimizer states are exact. Activations are those of transformers' Qwen2, Qwen3 and Llama
-layers, counted tensor by tensor, at the three moments one of which is the peak; TRL's fused head never holds the logits
-of a whole row. tests/test_memory.py holds it against the allocations of the real code.
+layers, counted tensor by tensor, at the moments one of which is the peak; TRL's fused head never holds the logits of a
+whole row. tests/test_memory.py holds it against real objects and the allocations of the real code (not ZeRO-3's, whose
+figures follow from its settings).
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ GPU_BYTES = {
     "RTX 4090": 25.2e9,
 }
 RESERVED_BYTES = 3e9  # estimate: CUDA context, NCCL, what the allocator cannot use
-HEAD_TILE = 4096 * 32768  # logits of TRL's head at a time (trl/kernels/chunked_logprob.py)
+HEAD_TILE = 4096, 32768  # tokens and logits that TRL's head has at a time (trl/kernels/chunked_logprob.py)
 ZERO3_LIVE_PARAMETERS = 1e9  # that DeepSpeed keeps gathered (stage3_max_live_parameters)
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a block of 64 shares one 8-bit scale, and 256 of those one of 32 bits
 
@@ -183,7 +184,7 @@ def memory(shape: ModelShape, setup: Setup) -> Memory:
         live_layer += item * h * f  # the gradient of one matrix
 
     head = (14 if is_cast else 18) * h * tokens  # the final norm, its result's gradient
-    head += item * min(HEAD_TILE, tokens * shape.vocab_size)
+    head += item * min(tokens, HEAD_TILE[0]) * HEAD_TILE[1]
     head += setup.weight_bytes * vocabulary if setup.is_sharded else 0
     if trains_head:  # its gradient is summed in float32, then cast
         head += 4 * vocabulary + (2 * vocabulary if is_cast else 0)

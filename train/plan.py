@@ -2,7 +2,7 @@
 
     python -m train.plan configs/train/s1-32b.yaml nodes=2 gpus=8 gpu=H100
     python -m train.plan configs/train/s1.1-32b.yaml configs/train/parallel/zero3-offload.yaml nodes=1
-    python -m train.plan configs/train/s1-32b.yaml lengths=configs/train/lengths/s1k.csv sequence_parallel=1 accumulation=1
+    python -m train.plan configs/train/s1-32b.yaml lengths=configs/train/lengths/s1k.csv sequence_parallel=1
 
 Takes the files and keys of train.sft, and plans the same steps. Counts the rows with the model's tokenizer (weights are
 not needed), or draws their lengths from a histogram. Refuses what cannot fit, with the nearest change that does. Writes
@@ -28,23 +28,23 @@ from train.sft import SftConfig, check, read_rows
 from train.steps import Layout, balance, choose_layout, place, visits
 
 OVERLAYS = Path("configs/train/parallel")
-# Estimates. The CPU's AdamW reads and writes 28 bytes a parameter, at what two sockets reach; PCIe 5 moves gradients out
-# and weights in.
+# Estimates. AdamW on the host reads and writes 28 bytes a parameter, at what two sockets reach; PCIe 5 moves gradients
+# out and weights in.
 HOST_BYTES_PER_SECOND, PCIE_BYTES_PER_SECOND = 200e9, 25e9
+LAYOUT_KEYS = ("sequence_parallel", "accumulation")
+LOGITS_BYTES = 12  # of a logit: bfloat16 and float32, each with its gradient
 
 
 @dataclass
 class PlanConfig(SftConfig):
     nodes: int = option(2, help="machines")
-    gpus: int = option(8, help="cards of each")
-    gpu: str = option("H100", help=f"card: {', '.join(GPU_BYTES)}")
-    gpu_memory_gb: float | None = option(None, help="decimal GB that torch sees on a card; null: as the card has")
+    gpus: int = option(8, help="GPUs of each")
+    gpu: str = option("H100", help=f"GPU: {', '.join(GPU_BYTES)}")
+    gpu_memory_gb: float | None = option(None, help="decimal GB that torch sees on a GPU; null: as the GPU has")
     host_memory_gb: float | None = option(None, help="decimal GB of each machine; null: not checked")
-    mfu: float = option(
-        0.40, help="assumed of busy cards; torchtitan's Qwen3-32B on 8 H100 has 0.394 (torchtitan#1690)"
-    )
-    network_gb_s: float = option(350, help="assumed bus bandwidth between machines for each card's collectives, GB/s")
-    nvlink_gb_s: float = option(300, help="assumed bandwidth of a card to its neighbours, GB/s")
+    mfu: float = option(0.40, help="assumed of busy GPUs; torchtitan's Qwen3-32B on H100 has 0.394 (torchtitan#1690)")
+    network_gb_s: float = option(350, help="assumed bus bandwidth between machines for collectives, GB/s")
+    nvlink_gb_s: float = option(300, help="assumed bandwidth of a GPU to its neighbours, GB/s")
     lengths: str | None = option(None, help="histogram of thinking tokens (.csv) instead of the data")
     num_rows: int | None = option(None, help="rows to draw from it; null: as many as it counts")
     extra_tokens: int = option(900, help="prompt and answer, added to each length drawn")
@@ -63,7 +63,7 @@ class Plan:
     """Numbers of one run on one layout. Bytes, seconds, FLOPs; memory, host, traffic and times are estimates.
 
     tokens: over all visits. tokens_on_device: of one pass, at most. compute_seconds and all after it: of a step.
-    traffic: bytes a card sends and receives to gather weights and sum gradients; exchange: within its sequence-parallel
+    traffic: bytes a GPU sends and receives to gather weights and sum gradients; exchange: within its sequence-parallel
     group.
     """
 
@@ -75,7 +75,7 @@ class Plan:
     balance: float
     tokens_on_device: int
     memory: Memory
-    card_bytes: float
+    gpu_bytes: float
     host_bytes: float
     compute_seconds: float
     traffic_bytes: float
@@ -90,7 +90,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return self.peak_bytes <= self.card_bytes
+        return self.peak_bytes <= self.gpu_bytes
 
     @property
     def step_seconds(self) -> float:
@@ -124,7 +124,7 @@ def main(config: PlanConfig) -> Path:
 
 
 def fully_named(config: PlanConfig) -> Any:
-    """The same config, all of whose keys name the run folder: what train.sft may change freely is what a plan is about."""
+    """The same config, all of whose keys name the run folder: a plan is about what train.sft may change freely."""
     fields = [(f.name, Any) for f in dataclasses.fields(config)]
     return dataclasses.make_dataclass("Plan", fields)(**asdict(config))
 
@@ -141,7 +141,7 @@ def check_cluster(config: PlanConfig) -> None:
     if config.nodes < 1 or config.gpus < 1:
         raise UserError(f"nodes={config.nodes} gpus={config.gpus} leaves nothing to train on")
     if not 0 < config.mfu < 1:
-        raise UserError(f"mfu={config.mfu} is a share of the card's peak, between 0 and 1")
+        raise UserError(f"mfu={config.mfu} is a share of the GPU's peak, between 0 and 1")
     check(config, config.nodes * config.gpus)
 
 
@@ -149,28 +149,27 @@ def read(config: PlanConfig) -> tuple[ModelShape, Rows]:
     """The model's sizes and the rows' lengths. Raises UserError for all that is wrong with model, tokenizer, data."""
     from inference import checkpoint
 
-    known = config.model in QWEN25 and not Path(config.model).is_dir()
-    if config.lengths and known:  # nothing is asked of the hub
+    if not config.lengths:
+        try:
+            path = checkpoint.resolve(config.model, config.revision, weights=False)
+            _, rows = read_rows(config, path)
+        except UserError as error:
+            hint = "; or plan without: lengths=configs/train/lengths/s1k.csv" if "the hub" in str(error) else ""
+            raise UserError(f"{error}{hint}") from None
+        lengths = [len(row["input_ids"]) for row in rows]
+        return ModelShape.of(str(path)), Rows(lengths, f"counted in {config.data}")
+    if config.model in QWEN25:  # nothing is asked of the hub
         shape = ModelShape.of(config.model)
     else:
         path = checkpoint.resolve(config.model, config.revision, weights=False)
         shape = ModelShape.of(str(path))
-    if not config.lengths:
-        try:
-            _, rows = read_rows(config, path)
-        except UserError as error:
-            hint = "; without the data: lengths=configs/train/lengths/s1k.csv" if "the hub says" in str(error) else ""
-            raise UserError(f"{error}{hint}") from None
-        lengths = [len(row["input_ids"]) for row in rows]
-        return shape, Rows(lengths, f"counted in {config.data}")
-    if not known:
         ChatFormat(config.profile, checkpoint.load_tokenizer(path))
     lengths = draw_lengths(read_histogram(config.lengths), config.extra_tokens, config.seed, config.num_rows)
     too_long = sum(length > config.max_length for length in lengths)
     if too_long and not config.truncate:
         raise UserError(
-            f"{too_long} of {len(lengths)} lengths drawn from {config.lengths} are over max_length={config.max_length}; "
-            "raise it, or cut them with truncate=true"
+            f"{too_long} of {len(lengths)} lengths drawn from {config.lengths} are over "
+            f"max_length={config.max_length}; raise it, or cut them with truncate=true"
         )
     source = f"drawn from {config.lengths}, + {config.extra_tokens} for prompt and answer, seed {config.seed}"
     return shape, Rows([min(length, config.max_length) for length in lengths], source)
@@ -214,7 +213,7 @@ def make_plan(config: PlanConfig, shape: ModelShape, lengths: Sequence[int]) -> 
         balance=share,
         tokens_on_device=most,
         memory=held,
-        card_bytes=config.gpu_memory_gb * 1e9 if config.gpu_memory_gb else GPU_BYTES[config.gpu],
+        gpu_bytes=config.gpu_memory_gb * 1e9 if config.gpu_memory_gb else GPU_BYTES[config.gpu],
         host_bytes=host_bytes(shape, setup, held, config.gpus, config.nodes),
         compute_seconds=flops / len(steps) / (devices * PEAK_FLOPS[config.gpu] * config.mfu * share),
         traffic_bytes=traffic,
@@ -235,7 +234,7 @@ def tokens_on_device(
 
 
 def weight_traffic(shape: ModelShape, setup: Setup) -> float:
-    """Bytes a card sends and receives in a step to gather weights and to sum gradients."""
+    """Bytes a GPU sends and receives in a step to gather weights and to sum gradients."""
     trained = lora_parameters(shape, setup.lora_rank) if setup.lora_rank else shape.num_parameters
     share = (setup.num_devices - 1) / setup.num_devices
     if setup.is_sharded:  # gathered forward and backward, in each pass; FSDP2 sums in float32
@@ -245,7 +244,7 @@ def weight_traffic(shape: ModelShape, setup: Setup) -> float:
 
 
 def exchanged(shape: ModelShape, layout: Layout, tokens_of_step: float) -> float:
-    """Bytes a card exchanges in a step within its sequence-parallel group: queries, keys, values and the result of each
+    """Bytes a GPU exchanges in a step within its sequence-parallel group: queries, keys, values and the result of each
     layer, forward, recomputed and backward."""
     size = layout.sequence_parallel
     heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads
@@ -272,7 +271,7 @@ def host_update_seconds(shape: ModelShape, config: PlanConfig) -> float:
 
 
 def as_published(config: PlanConfig, shape: ModelShape, lengths: Sequence[int]) -> Plan | None:
-    """The plan with whole examples, an equal number to each card and one at a time; None where that cannot be."""
+    """The plan with whole examples, an equal number to each GPU and one at a time; None where that cannot be."""
     devices = config.nodes * config.gpus
     if config.batch_size % devices:
         return None
@@ -291,11 +290,12 @@ def refuse_what_does_not_fit(config: PlanConfig, shape: ModelShape, lengths: Seq
     if plan.fits:
         return
     found = next(fitting(config, shape, lengths), None)
-    way_out = "no overlay makes it fit; take larger or more cards"
+    way_out = "no overlay makes it fit; take larger or more GPUs"
     if found:
         way_out = f"what fits: {found[0]} ({gb(found[1].peak_bytes)} GB)"
     raise UserError(
-        f"{gb(plan.peak_bytes)} GB at the peak (estimate) do not fit a {config.gpu} of {gb(plan.card_bytes)} GB; {way_out}"
+        f"{gb(plan.peak_bytes)} GB at the peak (estimate) do not fit into the {gb(plan.gpu_bytes)} GB of an "
+        f"{config.gpu}; {way_out}"
     )
 
 
@@ -308,8 +308,9 @@ def fitting(config: PlanConfig, shape: ModelShape, lengths: Sequence[int]) -> It
             base = build(PlanConfig, [asdict(config), str(overlay)], str(overlay))
             words = [str(overlay)]
             if base.backend == "single" and base.nodes * base.gpus > 1:
-                base = dataclasses.replace(base, nodes=1, gpus=1, sequence_parallel=None, accumulation=None)
                 words += ["nodes=1", "gpus=1"]
+                words += [f"{key}=null" for key in LAYOUT_KEYS if getattr(base, key) is not None]
+                base = dataclasses.replace(base, nodes=1, gpus=1, **dict.fromkeys(LAYOUT_KEYS))
         for changes in smaller(base):
             try:
                 plan = make_plan(dataclasses.replace(base, **changes), shape, lengths)
@@ -321,7 +322,7 @@ def fitting(config: PlanConfig, shape: ModelShape, lengths: Sequence[int]) -> It
 
 
 def smaller(config: PlanConfig) -> Iterator[dict[str, Any]]:
-    """Changes that leave less on a card at a time: nothing, checkpointing, more cards to a row, more passes."""
+    """Changes that leave less on a GPU at a time: nothing, checkpointing, more GPUs to a row, more passes."""
     yield {}
     full = {} if config.activation_checkpointing in ("auto", "full") else {"activation_checkpointing": "full"}
     yield full
@@ -332,58 +333,63 @@ def smaller(config: PlanConfig) -> Iterator[dict[str, Any]]:
 
 def lines(config: PlanConfig, shape: ModelShape, rows: Rows, plan: Plan, published: Plan | None) -> Iterator[str]:
     """The plan as a person reads it."""
-    kept, held, layout = plan.memory.states, plan.memory, plan.layout
+    held, kept, layout = plan.memory, plan.memory.states, plan.layout
+    beside = published is not None and published.layout != layout
     yield (
-        f"{config.model}, {shape.num_parameters / 1e9:.2f} billion parameters, on {config.nodes} x {config.gpus} "
-        f"{config.gpu}"
+        f"{config.model}, {shape.num_parameters / 1e9:.2f} billion parameters, "
+        f"on {config.nodes} x {config.gpus} {config.gpu}"
     )
     yield (
-        f"rows      {len(rows.lengths):,}, mean {statistics.fmean(rows.lengths):,.0f} tokens, longest "
-        f"{max(rows.lengths):,}; {rows.source}"
+        f"rows      {len(rows.lengths):,}, mean {statistics.fmean(rows.lengths):,.0f} tokens, "
+        f"longest {max(rows.lengths):,}; {rows.source}"
     )
     yield (
         f"steps     {plan.num_steps:,} of {config.batch_size}, {plan.num_visits:,} visits, {plan.tokens:,} tokens, "
         f"{plan.flops:.3g} FLOPs"
     )
-    yield f"layout    {layout}; {config.backend}, at most {plan.tokens_on_device:,} tokens on a card"
-    beside = f"; as published (an example a card) {published.balance:.3f}" if published else ""
-    yield f"balance   {plan.balance:.3f} of ideal{beside}"
+    yield f"layout    {layout}; {config.backend}, at most {plan.tokens_on_device:,} tokens at a time on a GPU"
+    yield f"balance   {plan.balance:.3f} of ideal" + (
+        f"; as published, an example a GPU: {published.balance:.3f}" if beside else ""
+    )
 
-    yield "memory    of a card in GB, estimate; not all of it meets at one time"
+    yield "memory    of a GPU in GB, estimate; not all of it is held at one time"
     items = {
         "parameters": kept.parameters,
         "gradients": kept.gradients,
         "optimizer states": kept.optimizer,
-        "weights gathered or cast": held.working,
+        "weights to compute with": held.working,
         "buckets of DDP": held.buckets,
-        "layer inputs": held.layer_inputs,
-        "live layer": held.live_layer,
-        "head, in tiles": held.head,
+        "kept of all layers": held.layer_inputs,
+        "the layer at work": held.live_layer,
+        "the head, in tiles": held.head,
         "CUDA, NCCL, allocator": RESERVED_BYTES,
     }
     for name, value in items.items():
         if value:
             yield f"          {name:<26}{gb(value):>7}"
-    yield f"          {'peak':<26}{gb(plan.peak_bytes):>7}  of {gb(plan.card_bytes)}, in the {held.peak_moment}"
-    logits = 12 * shape.vocab_size * plan.tokens_on_device
-    yield f"          {'(logits, never whole':<26}{gb(logits):>7})"
+    tight = ", tight" if 0.95 * plan.gpu_bytes < plan.peak_bytes <= plan.gpu_bytes else ""
     yield (
-        f"host      {gb(plan.host_bytes)} GB of memory on a machine (estimate); a checkpoint {gb(kept.checkpoint)} GB on "
-        f"disk, of which two are kept, and a third while it is written; the model {gb(kept.export)} GB"
+        f"          {'peak':<26}{gb(plan.peak_bytes):>7}  of {gb(plan.gpu_bytes)}{tight}, in the {held.peak_moment}; "
+        f"whole logits would add {gb(LOGITS_BYTES * shape.vocab_size * plan.tokens_on_device)}"
     )
-    hidden = "hidden behind computing" if plan.traffic_seconds <= plan.compute_seconds else "which computing waits for"
-    link = config.nvlink_gb_s if config.nodes == 1 else config.network_gb_s
     yield (
-        f"network   {gb(plan.traffic_bytes)} GB a card and step, {plan.traffic_seconds:.2f} s at {link:g} GB/s, {hidden}; "
-        f"{gb(plan.exchange_bytes)} GB within groups, {plan.exchange_seconds:.2f} s (estimate)"
+        f"host      {gb(plan.host_bytes)} GB of memory on a machine (estimate); a checkpoint {gb(kept.checkpoint)} GB "
+        f"on disk, three while the oldest is replaced; the model {gb(kept.export)} GB"
     )
+    if layout.num_devices > 1:
+        hidden = "hidden behind" if plan.traffic_seconds <= plan.compute_seconds else "longer than"
+        link = config.nvlink_gb_s if config.nodes == 1 else config.network_gb_s
+        yield (
+            f"network   {gb(plan.traffic_bytes)} GB a GPU and step, {plan.traffic_seconds:.2f} s at {link:g} GB/s, "
+            f"{hidden} {plan.compute_seconds:.2f} s of computing; {gb(plan.exchange_bytes)} GB within groups, "
+            f"{plan.exchange_seconds:.2f} s (estimate)"
+        )
     if plan.host_seconds:
         yield f"update    {plan.host_seconds:.1f} s a step by the hosts' processors (estimate)"
-    beside = f"; as published {published.minutes:.1f} minutes" if published else ""
     yield (
         f"time      {plan.step_seconds:.2f} s a step, {duration(60 * plan.minutes)}, {plan.gpu_hours:.1f} GPU-hours at "
-        f"{config.mfu:.0%} MFU of busy cards (estimate; see --help for where the MFU is from){beside}"
-    )
+        f"{config.mfu:.0%} MFU of busy GPUs (estimate; --help says where it is from)"
+    ) + (f"; as published {duration(60 * published.minutes)}" if beside else "")
 
 
 def gb(num_bytes: float) -> str:

@@ -113,7 +113,7 @@ def _arguments(config: Any, batches: FlatBatches, folder: Path, on_gpu: bool) ->
         "bf16": on_gpu,
         "use_cpu": not on_gpu and not torch.backends.mps.is_available(),
         "gradient_checkpointing": checkpointing != "none",
-        "gradient_checkpointing_kwargs": {"use_reentrant": False, "selective": checkpointing == "selective"},
+        "gradient_checkpointing_kwargs": attention.checkpointing_options(checkpointing),
         "logging_steps": 1,
         "save_strategy": "steps",
         "save_steps": config.save_steps,

@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client", "munged": "munge"}
@@ -78,38 +79,49 @@ def start(folder: Path) -> dict[str, str]:
     (folder / "slurm.conf").write_text(config)
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o600)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
-    environment = {**kept, "PATH": _path(), "SLURM_CONF": str(folder / "slurm.conf")}
+    environment = _environment(folder)
 
     munge = {"key": "munge.key", "socket": "munge.socket", "pid": "munged.pid", "log": "munged.log", "seed": "seed"}
     options = [f"--{name}{'' if name == 'socket' else '-file'}={folder}/{file}" for name, file in munge.items()]
     for command in (["munged", "--force", *options], ["slurmctld"], ["slurmd", "-N", "n1"], ["slurmd", "-N", "n2"]):
         subprocess.run(command, env=environment, check=True, timeout=60, stdin=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while _states(environment) != ["idle", "idle"]:
-        if time.monotonic() > deadline:
-            logs = [path.read_text()[-2000:] for path in sorted(folder.glob("slurm*.log"))]
-            raise TimeoutError("the two nodes did not come up:\n" + "\n".join(logs))
-        time.sleep(0.2)
+    nodes = ["sinfo", "-h", "-N", "-o", "%T"]
+    if not wait_until(lambda: _lines(nodes, environment) == ["idle", "idle"], 60):
+        logs = [path.read_text()[-2000:] for path in sorted(folder.glob("slurm*.log"))]
+        raise TimeoutError("the two nodes did not come up:\n" + "\n".join(logs))
     return environment
 
 
 def stop(folder: Path) -> None:
-    """Ends what `start` began, and waits for it; jobs that still run lose their processes first."""
+    """Ends jobs that a failed test left, and then what `start` began; also where that did not get far."""
+    if (folder / "slurmctld.pid").exists():
+        environment = _environment(folder)
+        subprocess.run(["scancel", "--user=root"], env=environment)
+        wait_until(lambda: not _lines(["squeue", "-h"], environment), 30)
     pids = [int((folder / name).read_text()) for name in reversed(STARTED) if (folder / name).exists()]
     for pid in pids:
         os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 20)
     for pid in pids:
         if Path(f"/proc/{pid}").exists():
             os.kill(pid, signal.SIGKILL)
 
 
-def _states(environment: dict[str, str]) -> list[str]:
-    shown = subprocess.run(["sinfo", "-h", "-N", "-o", "%T"], env=environment, capture_output=True, text=True)
-    return shown.stdout.split()
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether it came true in time."""
+    deadline = time.monotonic() + seconds
+    while not (true := condition()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return true
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
+    return {**kept, "PATH": _path(), "SLURM_CONF": str(folder / "slurm.conf")}
+
+
+def _lines(command: list[str], environment: dict[str, str]) -> list[str]:
+    return subprocess.run(command, env=environment, capture_output=True, text=True).stdout.splitlines()
 
 
 def _path() -> str:

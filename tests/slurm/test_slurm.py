@@ -48,7 +48,7 @@ def job(slurm, id: str) -> dict[str, str]:
     return dict(re.findall(r"(\S+?)=(\S*)", shown.stdout))
 
 
-def wait_for(what: str, condition, seconds: float = 90.0):
+def wait_for(what: str, condition, seconds: float = 180.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
