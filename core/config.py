@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 T = TypeVar("T")
-SECONDS_TO_RANK_0 = 10.0
+SECONDS_TO_RANK_0 = 10.0  # torchrun looks after its processes ten times a second
 
 
 class UserError(Exception):
