@@ -20,8 +20,8 @@ LANE=cpu    or LANE=cuda: which packages to install (default: cuda where nvidia-
 Packages go into .venv, once; results go to outputs/. After an interruption, the same command resumes.
 
 On SLURM: NODES=2 GPUS=8 ./launch.sh --slurm train.sft configs/train/s1-32b.yaml
-asks SLURM whether it would take the job (with --test-only that is all), prepares .venv here, checks the keys, submits,
-and prints the job's id. train.* gets one torchrun a node with a process a GPU, anything else one process on one node.
+asks SLURM whether it would take the job (with --test-only that is all), prepares .venv here, checks keys, model, data and
+layout (which fetches what the cache lacks), submits, and prints the job's id. train.* gets one torchrun a node with a process a GPU, anything else one process on one node.
 Before the time limit the step is stopped, training after it has saved; then the job queues again and goes on, at most
 20 times. Logs go to outputs/slurm/.
 
@@ -96,10 +96,18 @@ run_module() {
         *) if is_training "$module"; then gpus=$(num_gpus); fi ;;
     esac
     if [ "$gpus" -gt 0 ]; then
+        check_training "$gpus" "$module" "$@" || return
         run "$python" -m torch.distributed.run --standalone --nproc-per-node="$gpus" -m "$module" "$@"
     else
         run "$python" -m "$module" "$@"
     fi
+}
+
+# What is wrong with model, data or layout for so many processes gets one line here, before torchrun or SLURM start them.
+check_training() {
+    local processes=$1
+    shift
+    run env "WORLD_SIZE=$processes" "$python" -m "$@" dry_run=true >&2
 }
 
 is_training() {
@@ -159,6 +167,7 @@ submit() {
     fi
     if [ -x "$python" ]; then "$python" -c "$check_keys" "$@" || exit; fi
     if [ -n "$test_only" ]; then return; fi
+    if is_training "$module"; then check_training "$((NODES * PROCESSES))" "$@" || exit; fi
 
     mkdir -p outputs/slurm # SLURM makes no folder for its logs
     answer=$(sbatch --parsable "${options[@]}" ./launch.sh --slurm-job "$@" 2>&1) || refused "$answer"

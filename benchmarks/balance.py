@@ -74,7 +74,9 @@ def report(config: BalanceConfig, shape: ModelShape, draws: Sequence[list[int]],
     heads = (shape.num_attention_heads, shape.num_key_value_heads)
     layouts = {Layout(config.num_devices, size): "" for size in config.sequence_parallel}
     layouts[Layout(config.num_devices, 1)] = "published"
-    layouts[choose_layout(config.num_devices, config.batch_size, draws[0], heads)] = "train.sft's own"
+    steps = visits(len(draws[0]), config.batch_size, config.num_epochs, 0)
+    cost = [shape.flops(length) for length in draws[0]]
+    layouts[choose_layout(config.num_devices, steps, draws[0], cost, heads)] = "train.sft's own"
     for layout, remark in layouts.items():
         shares, minutes, most = zip(
             *(planned(config, shape, lengths, seed, layout) for seed, lengths in enumerate(draws)), strict=True

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from train.cost import ModelShape
-from train.steps import Layout, balance, choose_layout, place
+from train.steps import Layout, balance, choose_layout, place, tokens_on_device
 
 
 def layer_flops(shape: ModelShape, lengths: Sequence[int]) -> float:
@@ -116,12 +116,11 @@ class Plan:
         """Lays the steps out over the devices as train.sft does; the groups of a pass wait for the slowest."""
         cost = [self.shape.flops(n) for n in self.lengths]
         heads = self.shape.num_attention_heads, self.shape.num_key_value_heads
-        layout = choose_layout(num_devices, len(self.steps[0]), self.lengths, heads, sequence_parallel)
+        layout = choose_layout(num_devices, self.steps, self.lengths, cost, heads, sequence_parallel)
         passes = [place(step, cost, layout) for step in self.steps]
-        largest = max(sum(self.lengths[row] for row in group) for step in passes for micro in step for group in micro)
         return Replayed(
             layout,
             balance(self.steps, cost, layout),
             [model.of_step(groups, self.lengths, layout) for groups in passes],
-            -(-largest // sequence_parallel),
+            tokens_on_device(self.steps, self.lengths, cost, layout),
         )

@@ -462,9 +462,9 @@ def measure_trainer(bench: Bench, config: TrainGpuConfig, shape: ModelShape, his
     num_rows = config.trainer_steps * config.batch_size
     lengths = draw_lengths(histogram, config.extra_tokens, config.seed, num_rows)
     heads = shape.num_attention_heads, shape.num_key_value_heads
-    layout = choose_layout(1, config.batch_size, lengths, heads, None, None, config.max_tokens_per_device)
     steps = visits(num_rows, config.batch_size, 1, config.seed)
     cost = [shape.flops(n) for n in lengths]
+    layout = choose_layout(1, steps, lengths, cost, heads, max_tokens_per_device=config.max_tokens_per_device)
     generator = torch.Generator().manual_seed(config.seed)
     rows = [random_row(n, shape.vocab_size, generator) for n in lengths]
     batches = FlatBatches(rows, steps, cost, layout)

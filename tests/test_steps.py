@@ -5,7 +5,7 @@ import random
 import pytest
 
 from core.config import UserError
-from train.steps import Layout, balance, check_layout, choose_layout, permutation, place, visits
+from train.steps import Layout, balance, check_layout, choose_layout, permutation, place, tokens_on_device, visits
 
 QWEN_32B_HEADS = (40, 8)
 
@@ -70,7 +70,7 @@ def test_what_cannot_be_divided_is_refused():
     with pytest.raises(UserError, match="batch_size=16 cannot be divided evenly over 24 devices = 24 groups"):
         check_layout(Layout(24), 16, *QWEN_32B_HEADS)
     with pytest.raises(UserError, match="16 cannot be divided evenly over 24 devices = 6 groups x 4"):
-        choose_layout(24, 16, [100], QWEN_32B_HEADS)
+        choose_layout(24, [[0] * 16], [100], [1.0], QWEN_32B_HEADS)
     with pytest.raises(UserError, match="does not divide the 6 devices"):
         check_layout(Layout(6, 4), 16, *QWEN_32B_HEADS)
     with pytest.raises(UserError, match="40 attention and 8 key-value heads"):
@@ -78,10 +78,20 @@ def test_what_cannot_be_divided_is_refused():
 
 
 def test_the_layout_chosen_keeps_a_pass_small():
-    lengths = [8000] * 1000
-    assert choose_layout(16, 16, lengths, QWEN_32B_HEADS) == Layout(16, 4, 1)
-    assert choose_layout(8, 16, lengths, QWEN_32B_HEADS) == Layout(8, 4, 1)
-    assert choose_layout(1, 16, lengths, QWEN_32B_HEADS) == Layout(1, 1, 8)
-    assert choose_layout(1, 16, lengths, QWEN_32B_HEADS, max_tokens_per_device=100) == Layout(1, 1, 16)
-    assert choose_layout(2, 16, lengths, (9, 3)) == Layout(2, 1, 4)
-    assert choose_layout(2, 16, lengths, QWEN_32B_HEADS, 1, 2) == Layout(2, 1, 2)
+    lengths = [8000] * 100
+
+    def chosen(num_devices: int, heads: tuple[int, int] = QWEN_32B_HEADS, **wanted) -> Layout:
+        return choose_layout(num_devices, visits(100, 16, 1, 42), lengths, [1.0] * 100, heads, **wanted)
+
+    assert chosen(16) == Layout(16, 4, 1)
+    assert chosen(8) == Layout(8, 4, 1)
+    assert chosen(1) == Layout(1, 1, 8)
+    assert chosen(1, max_tokens_per_device=100) == Layout(1, 1, 16)
+    assert chosen(2, (9, 3)) == Layout(2, 1, 4)
+    assert chosen(2, sequence_parallel=1, accumulation=2) == Layout(2, 1, 2)
+
+
+def test_the_examples_that_fill_a_short_epoch_up_count_too():
+    steps = visits(5, 16, 1, seed=0)
+    layout = choose_layout(1, steps, [6000] * 5, [1.0] * 5, QWEN_32B_HEADS)
+    assert layout == Layout(1, 1, 8) and tokens_on_device(steps, [6000] * 5, [1.0] * 5, layout) == 12_000

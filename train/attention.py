@@ -1,8 +1,8 @@
 """Attention over examples laid end to end in one row, sharded over the devices of a sequence-parallel group.
 
-Ulysses (DeepSpeed, arXiv 2309.14509) beneath data parallelism: each device holds an equal slice of the row's tokens; one
-all-to-all turns slices of the tokens into slices of the heads, attention runs over the whole row, and a second one turns
-back. Nothing else in the model mixes tokens, so nothing else needs to know, and the trainer sees ordinary data
+Ulysses (DeepSpeed, arXiv 2309.14509) beneath data parallelism: each device holds an equal slice of the row's tokens;
+one all-to-all turns slices of the tokens into slices of the heads, attention runs over the whole row, and a second one
+turns back. Nothing else in the model mixes tokens, so nothing else needs to know, and the trainer sees ordinary data
 parallelism. Registered as one of transformers' attention implementations.
 """
 
@@ -74,7 +74,8 @@ def attend_to_row(
         q, k, v = (x.transpose(0, 1).contiguous() for x in (query, key, value))
         starts = starts.to(torch.int32)
         out = varlen_attn(
-            q, k, v, starts, starts, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=len(query) > len(key)
+            q, k, v, starts, starts, longest, longest,
+            scale=scaling, window_size=(-1, 0), enable_gqa=len(query) > len(key),
         )  # fmt: skip
         return out.transpose(0, 1)
     bounds = starts.tolist()

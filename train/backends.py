@@ -3,7 +3,7 @@
 | backend | parameters, gradients, optimizer | for |
 |---|---|---|
 | fsdp2 | sharded over all devices | the default; on one device the same as single |
-| zero3 | sharded over all devices by DeepSpeed; with offload_optimizer the optimizer lies in host memory | few large GPUs |
+| zero3 | sharded by DeepSpeed over all devices; with offload_optimizer the optimizer is in host memory | few GPUs |
 | ddp | whole on every device | small models |
 | single | whole on the one device | one GPU, a laptop |
 """
@@ -38,10 +38,10 @@ def set_environment(backend: str, num_devices: int) -> None:
         os.environ["ACCELERATE_USE_FSDP"] = "true"
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "true"
         os.environ["FSDP_VERSION"] = "2"
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed looks for devices, and says that it found none
-        if backend == "zero3":
-            os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    on_gpu = torch.cuda.is_available()
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")  # or DeepSpeed prints on stdout what it found
+    if backend == "zero3" and not on_gpu:
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
 
 
 def trainer_options(

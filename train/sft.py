@@ -4,12 +4,11 @@
     NODES=2 GPUS=8 ./launch.sh --slurm train.sft configs/train/s1-32b.yaml
     GPUS=8 ./launch.sh train.sft configs/train/s1-32b.yaml configs/train/parallel/zero3-offload.yaml
 
-Writes steps.jsonl (the plan), metrics.jsonl (one row a step), checkpoint-*/ and model/. The same command resumes from the
-last whole checkpoint, with any number of devices under fsdp2. A file STOP in the run folder makes it save and end.
+Writes steps.jsonl (the plan), metrics.jsonl (one row a step), checkpoint-*/ and model/. The same command resumes from
+the last whole checkpoint, with any number of devices under fsdp2. A file STOP in the run folder makes it save and end.
 """
 
 import dataclasses
-import gc
 import math
 import os
 import statistics
@@ -23,9 +22,11 @@ from core.config import UserError, option, run_entry
 from core.log import say
 from core.runs import Run, open_run, read_record, run_path
 from core.types import read_jsonl, write_jsonl
+from train import modelcard
 from train.backends import CHECKPOINTING, check_backend, set_environment
 from train.cost import ModelShape
 from train.dataset import FlatBatches, check_context, load_traces, tokenize
+from train.export import DTYPES, check_push, push, save_model, smoke
 from train.resume import check_resumable, last_checkpoint, remove_checkpoints
 from train.steps import balance, choose_layout, visits
 
@@ -104,8 +105,6 @@ def main(config: SftConfig) -> Path | None:
             train(config, prepared, path)
         return None
     if config.push:
-        from train.export import check_push
-
         check_push(config.push)
     with open_run("train", config, {"model": config.model, "data": config.data}) as run:
         if not run.is_done:
@@ -137,6 +136,8 @@ def check(config: SftConfig, devices: int) -> None:
         raise UserError(
             f"activation_checkpointing is {', '.join(CHECKPOINTING)}, not {config.activation_checkpointing!r}"
         )
+    if config.export_dtype not in DTYPES:
+        raise UserError(f"export_dtype is {', '.join(DTYPES)}, not {config.export_dtype!r}")
     if config.quantize not in (None, "nf4"):
         raise UserError(f"quantize is null or nf4, not {config.quantize!r}")
     if config.quantize and not config.lora_rank:
@@ -242,7 +243,6 @@ def train(config: SftConfig, prepared: Prepared, folder: Path) -> dict[str, Any]
 
     set_environment(config.backend, num_devices())
     from train.callbacks import Checkpoints, StepLines, StopOnRequest, check_agreement
-    from train.export import save_model
     from train.trainer import build_trainer, peak_flops_of_all
 
     checkpoint = last_checkpoint(folder)
@@ -318,13 +318,7 @@ def open_wandb(config: SftConfig, folder: Path):
 
 def finish(config: SftConfig, run: Run, headline: dict[str, Any]) -> None:
     """After training, on rank 0: tries the saved model and closes the run."""
-    import torch
-
-    from train.export import smoke
-
     if config.smoke_tokens:
-        gc.collect()
-        torch.cuda.empty_cache()  # the trainer's memory: the model has to fit in once more
         question = load_traces(config.data, config.data_revision, config.data_teacher)[0].question
         smoke(run.path / "model", config.profile, question, config.smoke_tokens)
     run.finish(**headline)
@@ -333,9 +327,7 @@ def finish(config: SftConfig, run: Run, headline: dict[str, Any]) -> None:
 
 def publish(config: SftConfig, path: Path) -> None:
     """The model of a finished run, with a card, to the hub repository config.push."""
-    from train import export, modelcard
-
-    export.push(path / "model", config.push, modelcard.text(config, read_record(path)))
+    push(path / "model", config.push, modelcard.text(config, read_record(path)))
 
 
 if __name__ == "__main__":

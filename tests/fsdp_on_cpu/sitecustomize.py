@@ -1,7 +1,7 @@
 """Put on the PYTHONPATH of a test's torchrun, makes accelerate admit FSDP2 on CPU processes.
 
-accelerate looks at FSDP settings only where the processes have accelerators; the sharding itself is torch's own and runs
-on gloo. Python imports this file by its name, at the start of every process.
+accelerate looks at FSDP settings only where processes have accelerators; the sharding itself is torch's own and runs on
+gloo. Python imports this file by its name, at the start of every process.
 """
 
 import os

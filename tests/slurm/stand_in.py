@@ -22,9 +22,12 @@ class StandInConfig:
     failing_rank: int | None = option(None, help="ends in the first step, with status 3")
     shard: int = option(0, help="which part")
     num_shards: int = option(1, help="parts")
+    dry_run: bool = option(False, help="do nothing", affects_result=False)
 
 
-def main(config: StandInConfig) -> Path:
+def main(config: StandInConfig) -> Path | None:
+    if config.dry_run:
+        return None
     folder = run_path(Path(__file__).parent.name, config)
     folder.mkdir(parents=True, exist_ok=True)
     rank = int(os.environ.get("RANK", 0))
