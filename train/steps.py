@@ -57,9 +57,11 @@ class Layout:
         return self.num_devices // self.sequence_parallel
 
     def __str__(self) -> str:
+        passes = f"{self.accumulation} {'pass' if self.accumulation == 1 else 'passes'} per step"
+        if self.num_devices == 1:
+            return f"1 device, {passes}"
         return (
-            f"{self.num_devices} devices = {self.groups} groups x {self.sequence_parallel} sequence-parallel, "
-            f"{self.accumulation} {'pass' if self.accumulation == 1 else 'passes'} per step"
+            f"{self.num_devices} devices = {self.groups} groups x {self.sequence_parallel} sequence-parallel, {passes}"
         )
 
 
