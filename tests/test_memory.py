@@ -40,7 +40,7 @@ FSDP2 = {"backend": "fsdp2"}
 LORA = {"backend": "single", "num_devices": 1, "lora_rank": 16}
 
 
-# The table of TRAINING 3.3, in GB. Its rows are estimates too, made in another way: they add up gradients, head and
+# Another estimate of the same, in GB. Its rows are estimates too, made in another way: they add up gradients, head and
 # layer inputs, which never all meet, so ours lie a little lower where those are large.
 @pytest.mark.parametrize(
     ("setup", "expected"),

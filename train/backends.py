@@ -30,7 +30,7 @@ def check_backend(backend: str, num_devices: int, offload_optimizer: bool = Fals
 def set_environment(backend: str, num_devices: int) -> None:
     """Variables that accelerate and DeepSpeed read as they are imported; call before.
 
-    Without the first two, every rank of FSDP2 loads the whole model into host memory (TRAINING 1.3).
+    Without the first two, every rank of FSDP2 loads the whole model into host memory (ms-swift#9980).
     """
     import torch
 

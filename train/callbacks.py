@@ -138,7 +138,7 @@ def check_agreement(checkpoint: Path | None) -> None:
 class StopOnRequest(TrainerCallback):
     """Saves and ends after the step in which <run folder>/STOP, or the file that $STOP_FILE names, is there.
 
-    Rank 0 looks, all hear of it: ranks that decided for themselves would part ways (TRAINING 1.7). `stopped` is the
+    Rank 0 looks, all hear of it: ranks that decided for themselves would part ways. `stopped` is the
     reason, or None. So it is after the last step, too: the export may need more time than is left.
     """
 
@@ -167,7 +167,7 @@ class StopOnRequest(TrainerCallback):
 class CheckSharded(TrainerCallback):
     """Raises UserError where FSDP2 was asked for and parameters are whole.
 
-    accelerate shards on GPUs only, and goes on as plain data parallelism elsewhere, without a word (TRAINING 4.1).
+    accelerate shards on GPUs only, and goes on as plain data parallelism elsewhere, without a word (accelerate 1.15, AcceleratorState).
     """
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):

@@ -121,7 +121,7 @@ class FlatBatches:
     through, with consecutive items going to consecutive ranks. Called with one such item, it is a collator.
 
     loss_weighting: "example", the mean over the step's examples of each one's mean over its tokens (the published
-    objective: one example a rank, ranks averaged; TRAINING 1.5), or "token", the mean over all tokens of the step.
+    objective: transformers 4.46, one example a rank, ranks averaged), or "token", the mean over all tokens of the step.
     Either way the weights of a step's tokens add up to one, so the loss is their weighted sum, on any layout.
     """
 
