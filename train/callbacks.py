@@ -167,7 +167,8 @@ class StopOnRequest(TrainerCallback):
 class CheckSharded(TrainerCallback):
     """Raises UserError where FSDP2 was asked for and parameters are whole.
 
-    accelerate shards on GPUs only, and goes on as plain data parallelism elsewhere, without a word (accelerate 1.15, AcceleratorState).
+    accelerate shards on GPUs only, and goes on as plain data parallelism elsewhere, without a word (AcceleratorState of
+    its version 1.15).
     """
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
