@@ -190,8 +190,9 @@ def test_under_torchrun_one_rank_speaks_for_all(folder):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "train.sft",
                "name=bad", "data=gone.jsonl", "model=model"]  # fmt: skip
     done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(HERE.parent)}, capture_output=True, text=True, timeout=120
-    )
+        command, env={**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
     assert done.returncode != 0
     assert done.stderr.startswith("error: gone.jsonl does not exist\n")
     assert done.stderr.count("gone.jsonl") == 1
