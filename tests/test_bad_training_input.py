@@ -88,6 +88,8 @@ def test_a_batch_that_cannot_be_divided(folder, capsys, monkeypatch):
         (["loss_weighting=tokens"], "loss_weighting is example or token, not 'tokens'"),
         (["profile=s2"], "profile 's2' is unknown"),
         (["trainer.output_dir=x"], "trainer.output_dir: results go into the run folder"),
+        (["trainer.num_train_epochs=3"], "trainer.num_train_epochs: use num_epochs="),
+        (["trainer.gradient_accumulation_steps=3"], "trainer.gradient_accumulation_steps: use accumulation="),
         (["trainer.resume_from_checkpoint=x"], "the same command goes on from the last whole checkpoint"),
         (["batch_size=many"], "batch_size: "),
         (["learningrate=1"], "unknown key 'learningrate'; did you mean 'learning_rate'?"),

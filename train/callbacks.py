@@ -65,7 +65,7 @@ class StepLines(TrainerCallback):
         if self.wandb is not None:
             self.wandb.log({key: value for key, value in row.items() if value is not None}, step=step)
         done = sum(self.flops[self._first_step : step])
-        left = (now - self._started) * sum(self.flops[step:]) / done
+        left = (now - self._started) * sum(self.flops[step : state.max_steps]) / done  # trainer.max_steps may be fewer
         mfu = f" | MFU {row['mfu']:.1%}" if self.peak_flops else ""
         say(
             f"step {step:05d}/{state.max_steps} ({step / state.max_steps:.1%}) | loss {row['loss']:.4f} | "

@@ -36,6 +36,28 @@ OURS = {
     "resume_from_checkpoint": "the same command goes on from the last whole checkpoint; give a model to start from as "
     "model=",
     "save_total_limit": "the last two checkpoints are kept, and only whole ones count",
+    "packing": "examples are laid end to end as the steps are planned",
+    "padding_free": "examples are laid end to end as the steps are planned",
+    "train_sampling_strategy": "the order of the examples is planned",
+}
+OURS |= {
+    theirs: f"use {ours}="
+    for theirs, ours in {
+        "num_train_epochs": "num_epochs",
+        "per_device_train_batch_size": "batch_size",
+        "gradient_accumulation_steps": "accumulation",
+        "learning_rate": "learning_rate",
+        "warmup_steps": "warmup",
+        "weight_decay": "weight_decay",
+        "max_length": "max_length",
+        "seed": "seed",
+        "data_seed": "seed",
+        "save_steps": "save_steps",
+        "fsdp": "backend",
+        "deepspeed": "backend",
+        "gradient_checkpointing": "activation_checkpointing",
+        "report_to": "wandb",
+    }.items()
 }
 
 
@@ -87,7 +109,7 @@ class SftConfig:
     )
     push: str | None = option(None, help="hub repository to publish the model to, with a card", affects_result=False)
     dry_run: bool = option(False, help="check config, model, data and layout, and train nothing", affects_result=False)
-    trainer: dict[str, Any] = option({}, help="passed verbatim to trl.SFTConfig; has the last word")
+    trainer: dict[str, Any] = option({}, help="other keys of trl.SFTConfig, passed verbatim; they have the last word")
 
 
 def main(config: SftConfig) -> Path | None:

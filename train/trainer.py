@@ -131,6 +131,8 @@ def _arguments(config: Any, batches: FlatBatches, folder: Path, on_gpu: bool) ->
         if not config.trainer:
             raise
         raise UserError(f"trainer: {' '.join(str(error).split())} (keys pass to trl.SFTConfig)") from None
+    if args.max_steps > len(batches.steps):
+        raise UserError(f"trainer.max_steps={args.max_steps}: only {len(batches.steps)} are planned; raise num_epochs")
     if getattr(args, "fsdp_plugin_args", None) and args.bf16:
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
