@@ -427,7 +427,7 @@ install() {
 first_import='import datasets, importlib.util, sys, torch, transformers
 assert sys.argv[1] == "cuda" or not torch.version.cuda, f"torch {torch.__version__} is a CUDA build"
 from trl import SFTTrainer
-if importlib.util.find_spec("vllm"):
+if importlib.util.find_spec("vllm") and (sys.argv[1] == "cpu" or torch.cuda.is_available()): # not on a login node
     from vllm import LLM'
 
 pip_install() {
