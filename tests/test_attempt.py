@@ -93,6 +93,7 @@ def test_the_questions_drawn_depend_on_seed_and_ids_alone():
         main(attempt_config(num_questions=0))
 
 
+@pytest.mark.slow
 def test_an_attempt_may_fill_the_context_and_what_does_not_fit_in_it_is_not_wrong(engines):
     """s1's limit of 32,768 tokens is the whole context of Qwen2.5."""
     write_jsonl(

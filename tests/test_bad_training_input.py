@@ -59,6 +59,7 @@ def said(capsys, *changes: str) -> str:
     return err
 
 
+@pytest.mark.slow
 def test_what_is_right_is_planned(folder, capsys):
     run_entry(main, SftConfig, "", arguments())
     err = capsys.readouterr().err

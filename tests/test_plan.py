@@ -166,6 +166,7 @@ def test_wrong_data_and_models_are_refused(local, tmp_path):
             read(config_of(*args))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "first"),
     [
@@ -187,6 +188,7 @@ def test_what_cannot_fit_is_refused_with_what_does(args, first):
     main(few(*args, *words))
 
 
+@pytest.mark.slow
 def test_nothing_fits():
     with pytest.raises(UserError, match="no overlay makes it fit; take larger or more GPUs"):
         main(few("nodes=1", "gpus=1", "gpu_memory_gb=8"))

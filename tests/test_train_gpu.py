@@ -79,6 +79,7 @@ def test_derived_numbers_are_printed_as_such(monkeypatch, capsys):
     assert 0.95 * 0.45 * runs[1]["balance"] < runs[1]["mfu"] < 0.45
 
 
+@pytest.mark.slow
 def test_what_begins_too_late_is_skipped_and_a_failure_remembered(capsys):
     from benchmarks.train_gpu import attempts
 
