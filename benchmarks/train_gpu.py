@@ -32,7 +32,7 @@ from core.types import read_jsonl
 from train.cost import ModelShape, peak_flops
 from train.lengths import draw_lengths, read_histogram
 from train.memory import Setup, memory
-from train.steps import choose_layout, visits
+from train.steps import choose_layout, tokens_on_device, visits
 
 PUBLISHED_MINUTES = 26  # of s1-32B on 16 H100 (PAPER 2.2)
 PROMPT_TOKENS = 300  # of a row of the small model, not learnt
@@ -490,7 +490,7 @@ def measure_trainer(bench: Bench, config: TrainGpuConfig, shape: ModelShape, his
     rates = [row["tokens_per_second"] for row in metrics]
     shares = [row["mfu"] for row in metrics if row["mfu"] is not None]
     mfu = f", MFU {statistics.median(shares):.1%} ({min(shares):.1%}-{max(shares):.1%})" if shares else ", MFU -"
-    largest = max(sum(lengths[row] for row in group) for micro in batches.passes for part in micro for group in part)
+    largest = tokens_on_device(steps, lengths, cost, layout)
     memory_text, estimate = "", None
     if peak is not None:
         estimate = memory(shape, Setup("single", 1, largest, accumulation=layout.accumulation)).peak

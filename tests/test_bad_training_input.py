@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from some_traces import some_traces
+from tiny_model import weightless_model
 from tiny_tokenizer import SPECIAL_TOKENS, tiny_tokenizer
 
 import core.config
@@ -17,16 +18,6 @@ from core.types import write_jsonl
 from train.sft import SftConfig, check, main, prepare
 
 HERE = Path(__file__).parent
-CONFIG = {
-    "model_type": "qwen2",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 392,
-    "max_position_embeddings": 512,
-}
 
 
 @pytest.fixture
@@ -36,10 +27,8 @@ def folder(tmp_path, monkeypatch) -> Path:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text(json.dumps(CONFIG))
+    weightless_model(tmp_path / "model")
     save_file({}, tmp_path / "model" / "model.safetensors")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
     write_jsonl(tmp_path / "traces.jsonl", some_traces())
     return tmp_path
 
@@ -130,7 +119,7 @@ def test_rows_over_max_length_and_over_the_context(folder, capsys):
     line = said(capsys, "max_length=100")
     first = next(id for id, n in lengths.items() if n > 100)
     assert f"of 24 traces are longer than max_length=100 tokens: {first} ({lengths[first]})" in line
-    (folder / "model" / "config.json").write_text(json.dumps({**CONFIG, "max_position_embeddings": 120}))
+    weightless_model(folder / "model", max_position_embeddings=120)
     over = sum(n > 120 for n in lengths.values())
     line = said(capsys)
     assert (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from some_traces import some_traces
+from tiny_model import weightless_model
 from tiny_tokenizer import SPECIAL_TOKENS, tiny_tokenizer
 
 from core.config import UserError, load
@@ -19,16 +20,6 @@ from train.steps import Layout
 ROOT = Path(__file__).parent.parent
 S1K = ROOT / "configs/train/lengths/s1k.csv"
 S1_32B = str(ROOT / "configs/train/s1-32b.yaml")
-TINY = {
-    "model_type": "qwen2",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 400,
-    "max_position_embeddings": 2048,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +32,7 @@ def outputs(monkeypatch, tmp_path):
 def local(tmp_path) -> list[str]:
     """Arguments that name a model folder without weights, and traces."""
     folder = tmp_path / "model"
-    tiny_tokenizer().save_pretrained(folder)
-    (folder / "config.json").write_text(json.dumps(TINY))
+    weightless_model(folder, max_position_embeddings=2048)
     write_jsonl(tmp_path / "traces.jsonl", some_traces())
     return ["name=tiny", f"model={folder}", f"data={tmp_path}/traces.jsonl", "max_length=2048"]
 
@@ -155,11 +145,10 @@ def test_wrong_data_and_models_are_refused(local, tmp_path):
         read(config_of(*local, f"data={tmp_path}/empty.jsonl"))
     with pytest.raises(UserError, match=r"24 of 24 traces are longer than max_length=20 tokens: "):
         read(config_of(*local, "max_length=20"))
-    config = tmp_path / "model" / "config.json"
-    config.write_text(json.dumps(TINY | {"max_position_embeddings": 30}))
+    weightless_model(tmp_path / "model", max_position_embeddings=30)
     with pytest.raises(UserError, match="24 of 24 traces are longer than the context of"):
         read(config_of(*local))
-    config.write_text(json.dumps(TINY))
+    weightless_model(tmp_path / "model", max_position_embeddings=2048)
     tiny_tokenizer(SPECIAL_TOKENS[:1] + SPECIAL_TOKENS[2:]).save_pretrained(tmp_path / "model")
     for args in (local, [*local, f"lengths={S1K}", "max_length=32768"]):
         with pytest.raises(UserError, match=r"which the tokenizer of .* splits into ordinary text"):

@@ -1,8 +1,26 @@
 """A tiny random model for tests, and the plainest way to decode with it. Importing this needs no torch."""
 
+import json
 from pathlib import Path
 
 from tiny_tokenizer import tiny_tokenizer
+
+
+def weightless_model(folder: Path, **changes) -> None:
+    """Writes what is looked at before a model is loaded: the config of a tiny Qwen2, and its tokenizer. No torch."""
+    config = {
+        "model_type": "qwen2",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 392,
+        "max_position_embeddings": 512,
+        **changes,
+    }
+    tiny_tokenizer().save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def tiny_model(folder: Path, seed: int = 0, spare_ids: int = 8, kind: str = "llama", **changes) -> Path:

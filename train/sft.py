@@ -120,7 +120,7 @@ def main(config: SftConfig) -> Path | None:
     path = run_path("train", config)
     prepared = None
     if not (path / "DONE").exists():
-        set_environment(config.backend, num_devices())
+        set_environment(config.backend, num_devices())  # before anything imports train.trainer
         prepared = prepare(config)  # what is wrong with the input shows before there is a run that has it on record
     if not is_first():
         if prepared:
@@ -262,8 +262,6 @@ def train(config: SftConfig, prepared: Prepared, folder: Path) -> dict[str, Any]
     Returns the headline numbers, or None where it was asked to stop and saved.
     """
     from inference.checkpoint import is_out_of_memory
-
-    set_environment(config.backend, num_devices())
     from train.callbacks import Checkpoints, StepLines, StopOnRequest, check_agreement
     from train.trainer import build_trainer, peak_flops_of_all
 

@@ -56,7 +56,7 @@ def build_trainer(config: Any, batches: FlatBatches, tokenizer: Any, path: Path,
     disable_progress_bar()  # carriage returns make a mess of a log
     layout, on_gpu = batches.layout, torch.cuda.is_available()
     args = _arguments(config, batches, folder, on_gpu)
-    model = _load_model(config, path, layout.num_devices, layout.sequence_parallel, on_gpu)
+    model = _load_model(config, path, layout.sequence_parallel, on_gpu)
     trainer = FlatTrainer(
         model=model,
         args=args,
@@ -144,7 +144,7 @@ def _arguments(config: Any, batches: FlatBatches, folder: Path, on_gpu: bool) ->
     return args
 
 
-def _load_model(config: Any, path: Path, num_devices: int, sequence_parallel: int, on_gpu: bool):
+def _load_model(config: Any, path: Path, sequence_parallel: int, on_gpu: bool):
     """The base model: float32 master weights, as s1 trained (bfloat16 ones lose most updates at 1e-5); under LoRA,
     where the base is frozen, bfloat16 on a GPU, or four bits."""
     options: dict[str, Any] = {"dtype": torch.bfloat16 if config.lora_rank and on_gpu else torch.float32}
