@@ -137,6 +137,6 @@ def load_scorer(config: ScorerConfig, journal: Journal) -> MeanLogprob | ModelSc
         raise UserError("scorer.kind=prm needs scorer.model, a process reward model")
     if config.backend not in ("transformers", "vllm"):
         raise UserError(f"scorer.backend={config.backend!r} is unknown; use transformers or vllm")
-    if config.prompt is not None and "{question}" not in config.prompt:
-        raise UserError("scorer.prompt has no {question} in it")
+    if (config.prompt is not None or config.in_pieces) and "{question}" not in (config.prompt or ""):
+        raise UserError("scorer.prompt needs {question} in it (with in_pieces it cannot be null)")
     return ModelScorer(config, journal)
