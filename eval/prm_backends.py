@@ -77,6 +77,7 @@ class VllmBackend:
 
         quiet()
         from vllm import LLM
+        from vllm.config import PoolerConfig
         from vllm.platforms import current_platform
 
         overrides: dict[str, Any] = {}
@@ -89,7 +90,8 @@ class VllmBackend:
             overrides |= {"classifier_from_token": tokens, "method": "no_post_processing", "num_labels": len(tokens)}
         args = {
             "model": str(path), "runner": "pooling", "dtype": _dtype(config), "max_model_len": config.max_model_len,
-            "max_num_seqs": config.batch_size, "hf_overrides": overrides, "disable_log_stats": True,
+            "max_num_seqs": config.batch_size, "hf_overrides": overrides,
+            "pooler_config": PoolerConfig(task="token_classify"), "use_tqdm_on_load": False, "disable_log_stats": True,
         }  # fmt: skip
         if current_platform.is_cpu():
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")

@@ -73,10 +73,10 @@ def test_scores_are_read_at_the_last_token_of_each_tag(kind):
 
 
 def test_a_step_without_text_is_judged_and_a_long_one_refused():
-    prm = Prm(ScorerConfig(kind="prm", prompt="{question}", max_model_len=40), tiny_tokenizer(), TagCounter())
+    prm = Prm(ScorerConfig(kind="prm", prompt="{question}", max_model_len=20), tiny_tokenizer(), TagCounter())
     [(scores, num_tokens)] = prm.judge([("12 + 34", [])])
     assert len(scores) == 1 and num_tokens > 3
-    with pytest.raises(UserError, match="scorer.max_model_len=40"):
+    with pytest.raises(UserError, match="scorer.max_model_len=20"):
         prm.judge([(QUESTION, STEPS)])
 
 
