@@ -26,6 +26,7 @@ from core.runs import Run, open_run
 from core.shards import check_shards, in_shard, merge
 from core.types import Question, read_jsonl, write_jsonl
 from eval import judge
+from eval.benchmarks import input_files, load_benchmark
 from eval.cells import Cell, Cells, cells_of
 from eval.draw import draw, load_questions, tasks_of
 from eval.judge import JudgeConfig
@@ -113,14 +114,12 @@ def parts_of(config: EvalConfig) -> tuple[list[Part], dict[str, str]]:
     if config.questions is not None:
         questions = load_questions(config.questions, config.limit)
         return [Part("questions", questions, config.repeats or 1)], inputs | {"questions": config.questions}
-    from eval.benchmarks import load_benchmark
-
     parts = []
     for name in config.benchmarks:
-        benchmark, questions, files = load_benchmark(name, config.root, config.limit, config.seed)
+        benchmark, questions = load_benchmark(name, config.root, config.limit, config.seed)
         default = benchmark.repeats if config.sampling.temperature > 0 else 1  # greedy samples are all the same
         parts.append(Part(benchmark.name, questions, config.repeats or default))
-        inputs |= files
+        inputs |= input_files(name, config.root)
     if len({part.benchmark for part in parts}) < len(parts):
         raise UserError("benchmarks: one is named twice")
     return parts, inputs

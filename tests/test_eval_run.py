@@ -1,6 +1,7 @@
 """eval.run on a scripted engine: what it writes, what it shares, what it refuses."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -160,3 +161,21 @@ def test_bad_configs_are_refused_before_an_engine_is_loaded(scripted, args, mess
     with pytest.raises(UserError, match=message):
         main(config(*args))
     assert not scripted
+
+
+def test_benchmarks_are_read_and_their_files_recorded(tmp_path):
+    write_jsonl("aime.jsonl", [{"problem": f"{i} + {i} = ?", "answer": f"{2 * i:03}"} for i in range(1, 4)])
+    for name, repeats in (("first", 3), ("second", 1)):
+        text = f"name: {name}\nfiles: [aime.jsonl]\nanswer_type: integer\nrepeats: {repeats}\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+    both = ["questions=null", "benchmarks=[first.yaml, second.yaml]", "limit=2"]
+    greedy, sampled = main(config(*both)), main(config(*both, "sampling.temperature=1"))
+    counts = [Counter(r["benchmark"] for r in rows(path)) for path in (greedy, sampled)]
+    assert counts == [{"first": 14, "second": 14}, {"first": 42, "second": 14}], "greedy repeats are all the same"
+    assert {"first", "first.yaml", "second", "second.yaml", "model"} == set(read_record(greedy)["inputs"])
+    (tmp_path / "aime.jsonl").write_text("{}")
+    with pytest.raises(UserError, match="aime.jsonl, row 1"):
+        main(config(*both))
+    write_jsonl("aime.jsonl", [{"problem": "1 + 1 = ?", "answer": "2"}] + [{"problem": "x", "answer": "3"}])
+    with pytest.raises(UserError, match="input first, second changed since this run began"):
+        main(config(*both))
