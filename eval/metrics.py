@@ -261,7 +261,7 @@ def questions_needed(
     Single right or wrong answers: s_0^2 is the share of questions that flip (at least the difference) and s_1^2 =
     s_0^2 - difference^2, for McNemar's test (Connor 1987, Biometrics 43:207); the exact test falls short by up to four
     points of power. Means over repeats: both are the variance of a - b over questions, noise of the repeats included
-    (Miller 2024, arXiv 2411.00640, section 5).
+    (Miller 2024, arXiv 2411.00640, on power).
     A plan, and a rough one where the numbers behind it come from few questions.
     Raises ValueError unless a and b have the same questions, at least two.
     """

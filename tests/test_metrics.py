@@ -224,6 +224,8 @@ def test_questions_needed_by_hand():
     before, after = ({q: float(v) for q, v in side.items()} for side in outcomes(15, 5, 80))
     by_hand = ((1.959964 * math.sqrt(0.2) + 0.841621 * math.sqrt(0.2 - 0.01)) / 0.1) ** 2
     assert questions_needed(after, before) == math.ceil(by_hand) == 155
+    published = [{q: float(v) for q, v in side.items()} for side in outcomes(45, 5, 50)]
+    assert questions_needed(*published) == 23  # the worked example of powersamplesize.com for Connor's formula
     assert questions_needed(after, before, difference=0.05) > 600  # half the difference, four times the questions
     assert questions_needed(after, before, difference=0.5) < 20  # more flips than were seen, or it could not be
     assert questions_needed(after, after) == math.inf
