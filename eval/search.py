@@ -22,7 +22,7 @@ from typing import Any
 
 from core.chat import ChatFormat
 from core.config import UserError, option
-from core.types import Question
+from core.types import Question, Sample
 from eval.scorers import ScoredPath, Scorer
 from inference.budget import ForcedDecode, derived_seed
 from inference.engine import Delta, Driver, Request, Sampling
@@ -87,12 +87,11 @@ def stop_ids_of(delimiter: str, chat: ChatFormat) -> frozenset[int]:
 class Step:
     """What the driver runs: the next step of a path, or (answer=True) the answer of a leaf.
 
-    decode: of the path; nobody else uses it meanwhile. num_sampled: tokens of this step, by phase.
+    decode: of the path; nobody else uses it meanwhile.
     """
 
     def __init__(self, decode: ForcedDecode, stop_ids: frozenset[int], max_tokens: int | None, answer: bool = False):
         self.decode, self.stop_ids, self.max_tokens, self.answer = decode, stop_ids, max_tokens, answer
-        self.num_sampled: Counter[str] = Counter()
         self.num_cached_tokens = 0
         self._ends: frozenset[int] = frozenset()  # what the decoding itself stops at
         self._is_over = False
@@ -112,7 +111,6 @@ class Step:
         return replace(request, max_tokens=most, stop_token_ids=self._ends | self.stop_ids)
 
     def advance(self, delta: Delta) -> None:
-        self.num_sampled[self.phase] += len(delta.token_ids)
         self.num_cached_tokens += delta.num_cached_tokens or 0
         if delta.finish_reason == "stop" and not self.answer and not self.decode.is_probing:
             last = delta.token_ids[-1]
@@ -127,13 +125,14 @@ class Step:
 
 @dataclass
 class Path:
-    """Thinking so far. tree: which one in DVTS, else 0. steps: as text. answer: as text, of a leaf."""
+    """Thinking so far. tree: which one in DVTS, else 0. steps: as text. sample, answer (its text): of a leaf."""
 
     decode: ForcedDecode
     tree: int = 0
     steps: tuple[str, ...] = ()
     num_thinking: int = 0
     score: float = 0.0
+    sample: Sample | None = None
     answer: str | None = None
 
     @property
@@ -147,8 +146,8 @@ class Search:
 
     root: a decoding that has not begun. seed: of the run, question and repeat together.
     leaves: paths with their answers and final scores, in the order in which they became leaves.
-    cost: tokens sampled in thinking and in answers, also on paths given up; those found in the engine's cache; and
-        those that the scorer read.
+    cost: thinking and answer tokens, those of paths given up among them; prefix tokens found in the engine's cache;
+        and tokens that the scorer read.
     """
 
     def __init__(self, key: Hashable, question: Question, root: ForcedDecode, config: SearchConfig, seed: int,
@@ -170,16 +169,19 @@ class Search:
 
     def land(self, path: Path, step: Step) -> None:
         """A step or an answer has finished."""
-        self.cost.update(thinking=step.num_sampled["thinking"], answer=step.num_sampled["answer"])
         self.cost["cached"] += step.num_cached_tokens
         if step.answer:
             self._num_answers -= 1
-            path.answer = self._chat.answer_text(path.decode.sample().ids("answer"))
+            path.sample = path.decode.sample()
+            path.answer = self._chat.answer_text(path.sample.ids("answer"))
+            self.cost["answer"] += path.sample.num_answer_tokens
             return
         self._num_steps -= 1
         ids = path.decode.thinking_ids
-        path.steps += texts_of([ids[path.num_thinking :]], self._chat)
+        new = ids[path.num_thinking :]
+        path.steps += texts_of([new], self._chat)
         path.num_thinking = len(ids)
+        self.cost["thinking"] += len(new)
 
     @property
     def wants_scores(self) -> bool:

@@ -146,6 +146,11 @@ class ForcedDecode:
         return self._done
 
     @property
+    def ended(self) -> Ended | None:
+        """Why thinking ended; None while it goes on."""
+        return self._ended
+
+    @property
     def is_probing(self) -> bool:
         """Is one more token needed to tell whether thinking ends?"""
         return bool(self._probe)
