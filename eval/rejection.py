@@ -79,7 +79,8 @@ class Rejection:
     """Rejection sampling of one question and repeat. Pure: it says which tries to run, and is told what has landed.
 
     begin_try(number, max_thinking_tokens): the decoding of a try. outcomes: of each limit, complete once is_done.
-    A try that failed in the engine fails every limit that is still open: its sample says ended="error".
+    A try that failed (in the engine, or because the prompt leaves no room) fails every limit that is still open; its
+    sample says why.
     """
 
     def __init__(self, key: Hashable, config: RejectionConfig, begin_try: Callable[[int, int], ForcedDecode]):
@@ -126,7 +127,7 @@ class Rejection:
         self._open = [limit for limit in self._open if limit not in accepting]
         self._accepted |= {limit: one.number for limit in accepting}
         one.is_answered = bool(accepting)
-        if one.decode.ended == "error" or len(self._lengths) == self.config.max_tries:
+        if one.decode.is_done or len(self._lengths) == self.config.max_tries:
             self._give_up(one.decode)
         return bool(accepting)
 
@@ -134,7 +135,7 @@ class Rejection:
         """On the limits still open."""
         rejected = last.fork(seed=0)  # other limits may have accepted it
         rejected.cancel()
-        ended = "error" if last.ended == "error" else "budget"
+        ended = last.ended if last.is_done else "budget"
         sample = replace(rejected.sample(), segments=(), ended=ended, mean_logprob=None)
         for limit in self._open:
             self._close(limit, None, sample)
