@@ -48,9 +48,11 @@ class Cell:
 
     @property
     def method(self) -> str:
-        """The paper's name of the method, in whose curve this cell is a point."""
-        name = {"none": "budget_forcing", "tokens": "token_conditional", "steps": "step_conditional"}
-        return name.get(self.control, "class_conditional") + ("+forcing" if self.forced else "")
+        """The paper's name of the method, in whose curve this cell is a point. Another ignore text is another curve."""
+        names = {"none": "budget_forcing", "tokens": "token_conditional", "steps": "step_conditional"}
+        name = names.get(self.control, "class_conditional") + ("+forcing" if self.forced else "")
+        appends = self.budget.num_ignore or self.budget.min_thinking_tokens
+        return f"{name} {self.budget.ignore_text!r}" if appends and self.budget.ignore_text != "Wait" else name
 
     @property
     def limit(self) -> int | None:

@@ -31,7 +31,8 @@ from eval.cells import Cell, Cells, cells_of
 from eval.draw import draw, load_questions, tasks_of
 from eval.judge import JudgeConfig
 from eval.samples import Row, graded_beside, graded_row, key_of, regraded
-from eval.scores import print_cells, scores_of
+from eval.score_tables import print_cells, print_measures
+from eval.scores import measures_of, scores_of
 from inference.engine import EngineConfig, Sampling, open_driver
 
 
@@ -194,9 +195,13 @@ def conclude(
     places = [task.key for part in parts for task in tasks_of(part.questions, cells, part.repeats, part.benchmark)]
     rows = _in_order(list(read_jsonl(run.path / "samples.jsonl")), places)
     write_jsonl(run.path / "samples.jsonl", rows)
-    scores = scores_of(rows, [part.benchmark for part in parts], cells)
-    (run.path / "scores.json").write_text(json.dumps({"cells": scores, **(sampled or {})}, indent=2) + "\n")
+    names = [part.benchmark for part in parts]
+    scores = scores_of(rows, names, cells)
+    measured = measures_of(rows, names, cells)
+    entries = {"cells": scores, "measures": measured, **(sampled or {})}
+    (run.path / "scores.json").write_text(json.dumps(entries, indent=2) + "\n")
     print_cells(config.name, scores)
+    print_measures(config.name, measured)
     accuracy: dict[str, dict[str, float]] = {}
     for score in scores:
         accuracy.setdefault(score["benchmark"], {})[score["cell"]] = score["accuracy"]

@@ -1,14 +1,14 @@
 """From rows of samples.jsonl to numbers: accuracy with its interval, lengths, why thinking ended."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from itertools import groupby
+from statistics import fmean
 from typing import Any
 
-from core.log import say
 from eval.cells import Cell
-from eval.metrics import mean_interval
+from eval.metrics import Limit, mean_interval, measures
 
 Row = dict[str, Any]
 
@@ -50,9 +50,7 @@ def cost(rows: list[Row]) -> dict[str, Any]:
 
 def scores_of(rows: list[Row], benchmarks: Iterable[str], cells: Sequence[Cell]) -> list[Row]:
     """Scores of every benchmark and cell, in the grid's order, overall and by domain."""
-    grouped: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        grouped.setdefault((row["benchmark"], row["cell"]), []).append(row)
+    grouped = _grouped(rows)
     scores = []
     for benchmark in benchmarks:
         for cell in cells:
@@ -65,20 +63,59 @@ def scores_of(rows: list[Row], benchmarks: Iterable[str], cells: Sequence[Cell])
     return scores
 
 
-def print_cells(name: str, scores: Iterable[Row]) -> None:
-    """One table a benchmark: n, accuracy with its interval, mean tokens, why thinking ended."""
-    for benchmark, own in groupby(scores, key=lambda s: s["benchmark"]):
-        own = list(own)
-        width = max(len(s["cell"]) for s in own)
-        say(f"{name} {benchmark}: {own[0]['num_questions']} questions")
-        say(f"  {'cell':<{width}} {'n':>6} {'accuracy':>9}  {'95% interval':<14} {'thinking':>9} {'answer':>7}  ended")
-        for s in own:
-            accuracy = "-" if s["accuracy"] is None else f"{s['accuracy']:.1f}%"
-            interval = "" if s["accuracy"] is None else f"[{s['low']:.1f}, {s['high']:.1f}]"
-            ended = " ".join(f"{k}={v}" for k, v in s["ended"].items())
-            ungraded = f" ungraded={s['num_ungraded']}" if s["num_ungraded"] else ""
-            say(f"  {s['cell']:<{width}} {s['num_samples']:>6} {accuracy:>9}  {interval:<14} "
-                f"{s['thinking_tokens']:>9.1f} {s['answer_tokens']:>7.1f}  {ended}{ungraded}")  # fmt: skip
+def measures_of(rows: list[Row], benchmarks: Iterable[str], cells: Sequence[Cell]) -> list[Row]:
+    """Control, Scaling and Performance of every method with at least two cells, over the questions graded in all of
+    them. Control of asking for short or long thinking needs the same cell without asking; it is None otherwise."""
+    grouped = _grouped(rows)
+    measured = []
+    for benchmark in benchmarks:
+        for method in dict.fromkeys(cell.method for cell in cells):
+            own = [c for c in cells if c.method == method and (benchmark, c.label) in grouped]
+            graded = {c.label: by_question(grouped[benchmark, c.label]) for c in own}
+            questions = set.intersection(*map(set, graded.values())) if graded else set()
+            if len(own) < 2 or not questions:
+                continue
+            scores = {label: {q: fmean(values[q]) for q in questions} for label, values in graded.items()}
+            lengths = {c.label: _tokens_by_question(grouped[benchmark, c.label], questions) for c in own}
+            default = next((c for c in cells if c.control == "none" and c.budget == own[0].budget), None)
+            default_tokens = default and _mean_tokens(grouped.get((benchmark, default.label), []))
+            found = measures(lengths, scores, {c.label: _limit(c, default_tokens) for c in own})
+            knows_limits = method != "class_conditional" or default_tokens is not None
+            measured.append({
+                "benchmark": benchmark, "method": method, "num_cells": len(own), "num_questions": found.num_questions,
+                "control": _interval(found.control) if knows_limits else None,
+                "scaling": _interval(found.scaling), "performance": _interval(found.performance),
+            })  # fmt: skip
+    return measured
+
+
+def _limit(cell: Cell, default_tokens: float | None) -> Limit:
+    bounds = {"short": (None, default_tokens), "long": (default_tokens, None)}
+    return bounds.get(cell.control, cell.limit)
+
+
+def _tokens_by_question(rows: list[Row], questions: set[str]) -> dict[str, float]:
+    tokens: dict[str, list[int]] = {}
+    for row in rows:
+        if row["question_id"] in questions:
+            tokens.setdefault(row["question_id"], []).append(row["num_thinking_tokens"])
+    return {question: fmean(values) for question, values in tokens.items()}
+
+
+def _mean_tokens(rows: list[Row]) -> float | None:
+    return fmean(row["num_thinking_tokens"] for row in rows) if rows else None
+
+
+def _interval(values: tuple[float, float, float]) -> list[float | None]:
+    """[value, low, high]; None for what cannot be said."""
+    return [None if math.isnan(value) else value for value in values]
+
+
+def _grouped(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault((row["benchmark"], row["cell"]), []).append(row)
+    return grouped
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -68,6 +68,10 @@ def test_every_sample_has_a_row_and_every_cell_a_score(scripted):
         assert score["low"] <= score["accuracy"] <= score["high"]
         own = [r for r in rows(path) if r["cell"] == score["cell"]]
         assert score["cost"]["sampled"] == pytest.approx(sum(r["num_sampled_tokens"] for r in own) / 14)
+    (measured,) = json.loads((path / "scores.json").read_text())["measures"]
+    assert (measured["method"], measured["num_cells"], measured["num_questions"]) == ("budget_forcing", 6, 7)
+    assert measured["control"] == [100.0] * 3, "forcing keeps to every budget"
+    assert measured["performance"][0] == max(s["accuracy"] for s in scores[:-1])
     for row in rows(path):
         text = sum(len(s["token_ids"]) for s in row["segments"])
         assert row["num_sampled_tokens"] + row["num_forced_tokens"] == text and row["num_prompt_tokens"] > 0
