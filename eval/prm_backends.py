@@ -89,10 +89,16 @@ class VllmBackend:
             tokens = tokenizer.convert_ids_to_tokens(answers)
             overrides |= {"classifier_from_token": tokens, "method": "no_post_processing", "num_labels": len(tokens)}
         args = {
-            "model": str(path), "runner": "pooling", "dtype": _dtype(config), "max_model_len": config.max_model_len,
-            "max_num_seqs": config.batch_size, "hf_overrides": overrides,
-            "pooler_config": PoolerConfig(task="token_classify"), "use_tqdm_on_load": False, "disable_log_stats": True,
-        }  # fmt: skip
+            "model": str(path),
+            "runner": "pooling",
+            "pooler_config": PoolerConfig(task="token_classify", tok_pooling_type="ALL"),
+            "hf_overrides": overrides,
+            "dtype": _dtype(config),
+            "max_model_len": config.max_model_len,
+            "max_num_seqs": config.batch_size,
+            "use_tqdm_on_load": False,
+            "disable_log_stats": True,
+        }
         if current_platform.is_cpu():
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
             args |= cpu_defaults(config)

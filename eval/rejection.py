@@ -9,7 +9,7 @@ Hard questions need more tries and are not left out, so the limits are compared 
 evaluator tried without bound and without seeds, and counted the end of thinking towards the limit.)
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from core.config import UserError, option
@@ -24,15 +24,16 @@ class RejectionConfig:
 
     limits: list[int] = option([], help="thinking tokens, delimiters not counted")
     max_tries: int = option(64, help="per question, repeat and limit")
+    repeats: int = option(1, help="times that each question is answered so")
     window: int = option(4, help="tries of a question made at a time; changes no result", affects_result=False)
 
 
-def check(config: RejectionConfig, sampling: Sampling) -> None:
+def check_rejection(config: RejectionConfig, sampling: Sampling) -> None:
     """Raises UserError for what cannot be sampled."""
     if not config.limits or min(config.limits) < 1 or len(set(config.limits)) < len(config.limits):
         raise UserError(f"rejection.limits={config.limits}: expected different numbers of at least 1")
-    if config.max_tries < 1 or config.window < 1:
-        raise UserError("rejection: max_tries and window are at least 1")
+    if min(config.max_tries, config.window, config.repeats) < 1:
+        raise UserError("rejection: max_tries, window and repeats are at least 1")
     if sampling.temperature == 0:
         raise UserError("rejection: at temperature 0 all tries are one; set sampling.temperature, e.g. 1")
 
@@ -78,15 +79,22 @@ class Outcome:
 class Rejection:
     """Rejection sampling of one question and repeat. Pure: it says which tries to run, and is told what has landed.
 
-    begin_try(number, max_thinking_tokens): the decoding of a try. outcomes: of each limit, complete once is_done.
+    limits: those of config that are wanted. begin_try(number, max_thinking_tokens): the decoding of a try. outcomes: of each limit, complete once is_done.
     A try that failed (in the engine, or because the prompt leaves no room) fails every limit that is still open; its
     sample says why.
     """
 
-    def __init__(self, key: Hashable, config: RejectionConfig, begin_try: Callable[[int, int], ForcedDecode]):
+    def __init__(
+        self,
+        key: Hashable,
+        config: RejectionConfig,
+        limits: Sequence[int],
+        begin_try: Callable[[int, int], ForcedDecode],
+    ):
         self.key, self.config, self._begin_try = key, config, begin_try
         self.outcomes: dict[int, Outcome] = {}
-        self._open = sorted(config.limits)  # limits that have accepted none yet
+        self._num_limits = len(limits)
+        self._open = sorted(limits)  # that have accepted none yet
         self._accepted: dict[int, int] = {}  # the number of the try, by limit; its answer may be in flight
         self._lengths: list[int] = []  # thinking tokens of the tries looked at, which are looked at by number
         self._landed: dict[int, Try] = {}
@@ -94,7 +102,7 @@ class Rejection:
 
     @property
     def is_done(self) -> bool:
-        return len(self.outcomes) == len(self.config.limits)
+        return len(self.outcomes) == self._num_limits
 
     def begin(self) -> list[Try]:
         """As many tries as the window has room for. A try thinks no longer than the longest open limit needs, which is

@@ -54,6 +54,7 @@ class ScorerConfig:
     model: str | None = option(None, help="prm: local folder or hub id")
     backend: str = option("transformers", help="prm: transformers or vllm")
     aggregate: str = option("last", help="scores of the steps to one: last, min or prod")
+    step_delimiter: str = option("\n\n", help="where the thinking of a whole sample is cut into steps")
     prompt: str | None = option(None, help="text before the steps, with {question}; null: the model's chat template")
     system: str | None = option(None, help="system message, with a chat template")
     step_tag: str = option("\n", help="written after every step; the score is read at its last token")

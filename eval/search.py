@@ -33,7 +33,7 @@ SELECTIONS = ("majority", "weighted_vote", "best_of_n")
 
 @dataclass
 class SearchConfig:
-    """One search: a cell of its own, with every question `repeats` times."""
+    """One search: a cell of its own."""
 
     method: str = option(help=f"one of {', '.join(METHODS)}")
     n: int = option(4, help="paths at a time (N in the papers)")
@@ -43,16 +43,18 @@ class SearchConfig:
     step_delimiter: str = option("\n\n", help="ends a step, wherever a token contains it")
     num_iterations: int = option(40, help="the last step is thought through to its end")
     softmax_temperature: float = option(0.2, help="rebase: lower gives more to the best (0.2 is the released value)")
+    repeats: int = option(1, help="searches per question")
     select: str = option("weighted_vote", help=f"how the leaves decide: {', '.join(SELECTIONS)}")
 
 
-def check(config: SearchConfig, sampling: Sampling) -> None:
+def check_search(config: SearchConfig, sampling: Sampling) -> None:
     """Raises UserError for a search that cannot be."""
     label = f"searches: {search_label(config)}"
     if config.method not in METHODS or config.select not in SELECTIONS:
         raise UserError(f"{label}: method is one of {', '.join(METHODS)}, select one of {', '.join(SELECTIONS)}")
-    if min(config.n, config.beam_width, config.max_step_tokens, config.num_iterations) < 1:
-        raise UserError(f"{label}: n, beam_width, max_step_tokens and num_iterations are at least 1")
+    counts = (config.n, config.beam_width, config.max_step_tokens, config.num_iterations, config.repeats)
+    if min(counts) < 1:
+        raise UserError(f"{label}: n, beam_width, max_step_tokens, num_iterations and repeats are at least 1")
     if config.method != "rebase" and config.n % config.beam_width:
         raise UserError(f"{label}: n={config.n} is no multiple of beam_width={config.beam_width}")
     if config.softmax_temperature <= 0:

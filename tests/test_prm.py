@@ -152,6 +152,6 @@ def test_a_backend_reads_what_the_naive_way_reads(tmp_path, kind, backend):
     expected = naive(folder, kind, solutions)
     assert [len(scores) for scores, _ in judged] == [len(steps) for _, steps in solutions]
     flat = [score for scores, _ in judged for score in scores]
-    assert flat == pytest.approx([score for scores in expected for score in scores], abs=2e-5)
-    assert flat == pytest.approx([score for scores, _ in backwards for score in scores], abs=2e-5), "order matters not"
+    assert flat == pytest.approx([score for scores in expected for score in scores], abs=1e-4)
+    assert flat == pytest.approx([score for scores, _ in backwards for score in scores], abs=1e-4), "order matters not"
     assert max(flat) - min(flat) > 0.05, "otherwise the equality says little"

@@ -10,7 +10,7 @@ from tiny_tokenizer import tiny_tokenizer
 
 from core.chat import ChatFormat
 from core.config import UserError
-from eval.rejection import Rejection, RejectionConfig, check, run_rejections
+from eval.rejection import Rejection, RejectionConfig, check_rejection, run_rejections
 from inference.budget import Budget, ForcedDecode, derived_seed
 from inference.continuations import ContinuationStore
 from inference.engine import Delta, Driver, Sampling
@@ -53,7 +53,7 @@ def sample(config: RejectionConfig, num: int, store=None, max_in_flight=64, scri
 
         return begin
 
-    todo = (Rejection(i, config, begin_try(i)) for i in range(num))
+    todo = (Rejection(i, config, config.limits, begin_try(i)) for i in range(num))
     driver = Driver(engine, store, max_in_flight)
     outcomes = {one.key: one.outcomes for one in run_rejections(driver, todo)}
     assert driver.is_idle and len(outcomes) == num
@@ -150,12 +150,12 @@ def test_an_engine_error_is_no_rejection():
     def begin(number, longest):
         return ForcedDecode(PROMPT, Budget(longest, max_answer_tokens=5), CHAT, 400, Sampling(1.0), number)
 
-    (one,) = run_rejections(Driver(engine), [Rejection(0, RejectionConfig([5], max_tries=4), begin)])
+    (one,) = run_rejections(Driver(engine), [Rejection(0, RejectionConfig([5], max_tries=4), [5], begin)])
     assert (one.outcomes[5].sample.ended, one.outcomes[5].sample.error) == ("error", "broken")
 
 
 def test_what_cannot_be_sampled_is_refused():
     with pytest.raises(UserError, match="set sampling.temperature"):
-        check(RejectionConfig([5]), Sampling())
+        check_rejection(RejectionConfig([5]), Sampling())
     with pytest.raises(UserError, match="limits"):
-        check(RejectionConfig([5, 5]), Sampling(1.0))
+        check_rejection(RejectionConfig([5, 5]), Sampling(1.0))

@@ -13,7 +13,16 @@ from tiny_tokenizer import tiny_tokenizer
 from core.chat import ChatFormat
 from core.config import UserError
 from core.types import Question
-from eval.search import Search, SearchConfig, balanced_shares, check, choose, even_shares, run_searches, stop_ids_of
+from eval.search import (
+    Search,
+    SearchConfig,
+    balanced_shares,
+    check_search,
+    choose,
+    even_shares,
+    run_searches,
+    stop_ids_of,
+)
 from inference.budget import Budget, ForcedDecode, derived_seed
 from inference.continuations import ContinuationStore
 from inference.engine import Driver, Sampling
@@ -272,6 +281,6 @@ def test_the_delimiter_is_found_inside_tokens_and_a_missing_one_refused():
 )
 def test_searches_that_cannot_be_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        check(SearchConfig(**{"method": "beam_search", **changes}), Sampling(1.0))
+        check_search(SearchConfig(**{"method": "beam_search", **changes}), Sampling(1.0))
     with pytest.raises(UserError, match="set sampling.temperature"):
-        check(SearchConfig("beam_search"), Sampling())
+        check_search(SearchConfig("beam_search"), Sampling())
