@@ -79,7 +79,8 @@ class Outcome:
 class Rejection:
     """Rejection sampling of one question and repeat. Pure: it says which tries to run, and is told what has landed.
 
-    limits: those of config that are wanted. begin_try(number, max_thinking_tokens): the decoding of a try. outcomes: of each limit, complete once is_done.
+    limits: those of config that are wanted. begin_try(number, max_thinking_tokens): the decoding of a try.
+    outcomes: of each limit, complete once is_done.
     A try that failed (in the engine, or because the prompt leaves no room) fails every limit that is still open; its
     sample says why.
     """

@@ -23,6 +23,20 @@ def print_cells(name: str, scores: Iterable[Row]) -> None:
                 f"{s['thinking_tokens']:>9.1f} {s['answer_tokens']:>7.1f}  {ended}{ungraded}")  # fmt: skip
 
 
+def print_parallel(name: str, entries: Iterable[Row]) -> None:
+    """A line for every cell and method: accuracy with its interval at each k, and the tokens of the largest."""
+    for benchmark, own in groupby(entries, key=lambda e: e["benchmark"]):
+        lines = {key: list(line) for key, line in groupby(own, key=lambda e: (e["cell"], e["method"]))}
+        width = max(len(cell) for cell, _ in lines)
+        say(f"{name} {benchmark}: k samples a question, accuracy % with 95% intervals; n is the number of questions")
+        for (cell, method), line in lines.items():
+            values = "  ".join(
+                f"k={e['k']}: {e['accuracy']:.1f} [{e['low']:.1f}, {e['high']:.1f}] n={e['num_questions']}"
+                for e in line
+            )
+            say(f"  {cell:<{width}} {method:<13} {values}  ({line[-1]['tokens']:,.0f} tokens)")
+
+
 def print_measures(name: str, measured: Iterable[Row]) -> None:
     for benchmark, own in groupby(measured, key=lambda m: m["benchmark"]):
         own = list(own)

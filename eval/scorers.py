@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from core.config import UserError, option
-from core.runs import Journal
+from core.runs import Journal, Run
 
 KINDS = ("mean_logprob", "prm")
 AGGREGATES = ("last", "min", "prod")
@@ -35,7 +35,10 @@ class ScoredPath:
 
 
 class Scorer(Protocol):
+    """reads_text: it judges the steps, else the log-probability alone."""
+
     name: str
+    reads_text: bool
 
     def score(self, paths: Sequence[ScoredPath]) -> list[float]:
         """One value between 0 and 1 a path, higher being better. No value depends on the others in the list."""
@@ -44,6 +47,8 @@ class Scorer(Protocol):
     def num_tokens(self, path: ScoredPath) -> int:
         """How many tokens were read to score this path. Asked after `score`."""
         ...
+
+    def close(self) -> None: ...
 
 
 @dataclass
@@ -70,6 +75,7 @@ class ScorerConfig:
 
 class MeanLogprob:
     name = "mean_logprob"
+    reads_text = False
 
     def score(self, paths: Sequence[ScoredPath]) -> list[float]:
         for path in paths:
@@ -80,6 +86,9 @@ class MeanLogprob:
     def num_tokens(self, path: ScoredPath) -> int:
         return 0
 
+    def close(self) -> None:
+        pass
+
 
 class ModelScorer:
     """Scores by a process reward model, each text once.
@@ -87,6 +96,8 @@ class ModelScorer:
     journal: of the run; what it holds is not asked again. The model is loaded when the first unknown text comes.
     num_read: tokens that the model really read in this sitting.
     """
+
+    reads_text = True
 
     def __init__(self, config: ScorerConfig, journal: Journal):
         self.name = f"prm {config.model} {config.aggregate}"
@@ -128,16 +139,21 @@ def aggregate(step_scores: Sequence[float], how: str) -> float:
     return {"last": lambda s: s[-1], "min": min, "prod": math.prod}[how](step_scores)
 
 
-def load_scorer(config: ScorerConfig, journal: Journal) -> MeanLogprob | ModelScorer:
-    """Raises UserError for a config that fits no scorer. Loads no model yet."""
+def load_scorer(config: ScorerConfig, run: Run) -> Scorer:
+    """Loads no model yet. run: its scorer.jsonl keeps what a model said."""
+    check_scorer(config)
+    return MeanLogprob() if config.kind == "mean_logprob" else ModelScorer(config, run.journal("scorer.jsonl"))
+
+
+def check_scorer(config: ScorerConfig) -> None:
+    """Raises UserError for a config that fits no scorer."""
     if config.kind not in KINDS or config.aggregate not in AGGREGATES:
         raise UserError(f"scorer: kind is one of {', '.join(KINDS)}, aggregate one of {', '.join(AGGREGATES)}")
     if config.kind == "mean_logprob":
-        return MeanLogprob()
+        return
     if config.model is None:
         raise UserError("scorer.kind=prm needs scorer.model, a process reward model")
     if config.backend not in ("transformers", "vllm"):
         raise UserError(f"scorer.backend={config.backend!r} is unknown; use transformers or vllm")
     if (config.prompt is not None or config.in_pieces) and "{question}" not in (config.prompt or ""):
         raise UserError("scorer.prompt needs {question} in it (with in_pieces it cannot be null)")
-    return ModelScorer(config, journal)
