@@ -36,7 +36,7 @@ from eval.parallel_scores import parallel_of, with_scores
 from eval.rejection import RejectionConfig
 from eval.samples import Row, graded_beside, graded_row, key_of, regraded
 from eval.score_tables import print_cells, print_measures, print_parallel
-from eval.scorers import Scorer, ScorerConfig, load_scorer
+from eval.scorers import Scorer, ScorerConfig, check_scorer, load_scorer
 from eval.scores import measures_of, scores_of
 from eval.search import SearchConfig
 from inference import checkpoint
@@ -119,6 +119,8 @@ def main(config: EvalConfig) -> Path:
         if config.scorer:
             score_samples(config, run, parts, scorer)
         scorer.close()
+        if scorer.reads_text:
+            sampled["scorer_tokens"] = scorer.num_read
         if config.judge:
             sampled["judge"] = settle_by_judge(config, run, parts)
         run.finish(**conclude(config, run, parts, cells, sampled))
@@ -130,6 +132,10 @@ def check(config: EvalConfig) -> None:
     check_shards(config)
     if bool(config.benchmarks) == (config.questions is not None):
         raise UserError("name what to evaluate on: benchmarks=[...], or questions=... (one of the two)")
+    if config.scorer is not None:
+        check_scorer(config.scorer)
+    if min(config.ks, default=1) < 1:
+        raise UserError(f"ks={config.ks}: k counts samples, from 1")
     if config.repeats is not None and config.repeats < 1:
         raise UserError(f"repeats must be at least 1, not {config.repeats}; null takes each benchmark's own")
 

@@ -19,6 +19,8 @@ def print_cells(name: str, scores: Iterable[Row]) -> None:
             interval = "" if s["accuracy"] is None else f"[{s['low']:.1f}, {s['high']:.1f}]"
             ended = " ".join(f"{k}={v}" for k, v in s["ended"].items())
             ungraded = f" ungraded={s['num_ungraded']}" if s["num_ungraded"] else ""
+            if s["num_exhausted"]:
+                ungraded += f" exhausted={100 * s['num_exhausted'] / s['num_samples']:.0f}%"
             say(f"  {s['cell']:<{width}} {s['num_samples']:>6} {accuracy:>9}  {interval:<14} "
                 f"{s['thinking_tokens']:>9.1f} {s['answer_tokens']:>7.1f}  {ended}{ungraded}")  # fmt: skip
 

@@ -35,10 +35,11 @@ class ScoredPath:
 
 
 class Scorer(Protocol):
-    """reads_text: it judges the steps, else the log-probability alone."""
+    """reads_text: it judges the steps, else the log-probability alone. num_read: tokens really read in this sitting."""
 
     name: str
     reads_text: bool
+    num_read: int
 
     def score(self, paths: Sequence[ScoredPath]) -> list[float]:
         """One value between 0 and 1 a path, higher being better. No value depends on the others in the list."""
@@ -76,6 +77,7 @@ class ScorerConfig:
 class MeanLogprob:
     name = "mean_logprob"
     reads_text = False
+    num_read = 0
 
     def score(self, paths: Sequence[ScoredPath]) -> list[float]:
         for path in paths:
@@ -94,7 +96,6 @@ class ModelScorer:
     """Scores by a process reward model, each text once.
 
     journal: of the run; what it holds is not asked again. The model is loaded when the first unknown text comes.
-    num_read: tokens that the model really read in this sitting.
     """
 
     reads_text = True

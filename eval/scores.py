@@ -37,6 +37,7 @@ def score(rows: list[Row]) -> dict[str, Any]:
         "ended": dict(sorted(Counter(r["ended"] for r in rows).items())),
         "num_ignored": sum(r["num_ignored"] for r in rows),
         "num_repetitions": sum(r["repetition"] for r in rows),
+        "num_exhausted": sum(r.get("exhausted", False) for r in rows),
     }
 
 
