@@ -39,8 +39,8 @@ class ContinuationStore:
         own = folder / f"{writer}.jsonl"
         for path in sorted(folder.glob("*.jsonl")):
             if path != own:
-                self._read(Journal.read(path))
-        self._journal = Journal(own)
+                self._read(Journal.read(path, can_redo=True))
+        self._journal = Journal(own, can_redo=True)
         self._read(self._journal.rows)
         self._journal.rows = []  # the dictionary holds them now
 
