@@ -12,7 +12,7 @@ import hashlib
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
-from core.runs import Journal
+from core.journal import Journal
 from inference.engine import Delta, Request
 
 
