@@ -19,7 +19,8 @@ from core.chat import ChatFormat
 from core.config import option, run_entry
 from core.log import Progress
 from core.types import Question, Sample
-from eval.run import cell_label, load_questions
+from eval.cells import Cells, cells_of
+from eval.draw import load_questions
 from inference.budget import Budget, ForcedDecode, derived_seed
 from inference.continuations import ContinuationStore
 from inference.engine import GREEDY, Driver, Engine, EngineConfig, Sampling, load_engine
@@ -27,7 +28,6 @@ from inference.scripted_engine import ScriptedEngine
 
 PAPER_BUDGETS = (500, 1000, 2000, 4000, 8000, 16000)
 PAPER_CONTEXT = 32768
-IGNORES = ((1, "Wait"), (2, "Wait"), (4, "Wait"), (6, "Wait"), (2, "Hmm"), (2, "Alternatively"), (2, ""))
 
 Grid = dict[str, dict[str, ForcedDecode]]  # {cell: {question id: decoding}}, the cheapest cell first
 
@@ -55,10 +55,13 @@ class Measured:
 
 def paper_grid(context: int, max_answer_tokens: int) -> dict[str, Budget]:
     """{label: budget} of the paper's fourteen cells, its budgets scaled from its context to this one."""
-    cells = [Budget(max(1, round(n * context / PAPER_CONTEXT))) for n in PAPER_BUDGETS]
-    cells += [Budget(), *(Budget(num_ignore=n, ignore_text=text) for n, text in IGNORES)]
-    cells = [replace(cell, max_answer_tokens=max_answer_tokens) for cell in cells]
-    return {cell_label(cell): cell for cell in cells}
+    blocks = [
+        Cells(max_thinking_tokens=[*(max(1, round(n * context / PAPER_CONTEXT)) for n in PAPER_BUDGETS), "auto"]),
+        Cells(num_ignore=[1, 2, 4, 6]),
+        Cells(num_ignore=[2], ignore_text=["Hmm", "Alternatively", ""]),
+    ]
+    cells = cells_of(blocks, "s1", Budget.cue, max_answer_tokens, budget_per_round=False)
+    return {cell.label: cell.budget for cell in cells}
 
 
 def lock_step(engine: Engine, grid: Grid) -> tuple[Counter, dict]:
