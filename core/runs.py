@@ -172,7 +172,8 @@ def digest_of(path: str | Path) -> str:
 
 def _file_digest(path: Path) -> str:
     stat = path.stat()
-    key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    # ctime too: tools that copy set mtime to what it was elsewhere
+    key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
     cache_path = OUTPUTS / "digests.json"
     large = stat.st_size > 1 << 20
     cache = json.loads(cache_path.read_text()) if large and cache_path.exists() else {}
