@@ -65,12 +65,10 @@ def scores_of(rows: list[Row], benchmarks: Iterable[str], cells: Sequence[Cell])
 
 def measures_of(rows: list[Row], benchmarks: Iterable[str], cells: Sequence[Cell]) -> list[Row]:
     """Control, Scaling and Performance of every method with at least two cells, over the questions graded in all of
-    them. Control of asking for short or long thinking needs a cell that asks for neither; it is None otherwise."""
+    them. Control of asking for short or long thinking needs the same cell without asking; it is None otherwise."""
     grouped = _grouped(rows)
     measured = []
     for benchmark in benchmarks:
-        default = next((c for c in cells if c.label == "max=auto"), None)
-        default_tokens = default and _mean_tokens(grouped.get((benchmark, default.label), []))
         for method in dict.fromkeys(cell.method for cell in cells):
             own = [c for c in cells if c.method == method and (benchmark, c.label) in grouped]
             graded = {c.label: by_question(grouped[benchmark, c.label]) for c in own}
@@ -79,8 +77,9 @@ def measures_of(rows: list[Row], benchmarks: Iterable[str], cells: Sequence[Cell
                 continue
             scores = {label: {q: fmean(values[q]) for q in questions} for label, values in graded.items()}
             lengths = {c.label: _tokens_by_question(grouped[benchmark, c.label], questions) for c in own}
-            limits = {c.label: _limit(c, default_tokens) for c in own}
-            found = measures(lengths, scores, limits)
+            default = next((c for c in cells if c.control == "none" and c.budget == own[0].budget), None)
+            default_tokens = default and _mean_tokens(grouped.get((benchmark, default.label), []))
+            found = measures(lengths, scores, {c.label: _limit(c, default_tokens) for c in own})
             knows_limits = method != "class_conditional" or default_tokens is not None
             measured.append({
                 "benchmark": benchmark, "method": method, "num_cells": len(own), "num_questions": found.num_questions,
