@@ -151,13 +151,13 @@ def cell_by_cell(measured: dict[str, Measured]) -> str:
     """Each cell's mean thinking, and how many samples are those of the lock-step way."""
     base = measured["lock-step"].samples
     others = [name for name in measured if name != "lock-step"]
-    lines = [f"{'cell':<32} {'thinking':>8}  " + "  ".join(f"{name + ' = lock-step':>23}" for name in others)]
+    lines = [f"{'cell':<38} {'thinking':>8}  " + "  ".join(f"{name + ' = lock-step':>23}" for name in others)]
     for cell in dict.fromkeys(cell for cell, _ in base):
         own = [key for key in base if key[0] == cell]
         thinking = statistics.fmean(base[key].num_thinking_tokens for key in own)
         counts = (sum(same(measured[name].samples[key], base[key]) for key in own) for name in others)
         shown = "  ".join(f"{f'{count} of {len(own)}':>23}" for count in counts)
-        lines.append(f"{cell:<32} {thinking:>8.1f}  {shown}")
+        lines.append(f"{cell:<38} {thinking:>8.1f}  {shown}")
     return "\n".join(lines)
 
 
