@@ -107,7 +107,7 @@ def _questions(benchmark: Benchmark, path: Path, table: tables.Table, seed: int)
 def _table(benchmark: Benchmark, path: Path, root: str | Path | None) -> tables.Table:
     file = _local_file(benchmark, path, root)
     if file:
-        return replace(tables.local_table(file, file.parent, benchmark.name), place=str(file))
+        return tables.file_table(file)
     commit = _commit(benchmark.hub_id, benchmark.revision)
     try:
         if benchmark.address:
@@ -134,8 +134,6 @@ def _local_file(benchmark: Benchmark, path: Path, root: str | Path | None) -> Pa
             f"benchmark {benchmark.name}: {folder} holds none of its files (looked for {looked_for}); put one there, "
             f"or name yours under `files` in a copy of {path}{otherwise}"
         )
-    if Path(file.name.removesuffix(".gz")).suffix.lower() not in tables.READABLE:
-        raise UserError(f"{path}: files: {file.name} is none of {', '.join(tables.READABLE)} (or .gz of them)")
     return file
 
 

@@ -7,7 +7,6 @@ and for good: nothing the process does later, and no thread it starts, can lift 
 import ctypes
 import errno
 import os
-import platform
 import struct
 
 # Numbers on (x86-64, arm64); None where there is no such call. From the kernel's syscall tables.
@@ -56,9 +55,9 @@ Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, co
 
 def confine() -> None:
     """From here on this process reads files and computes. Raises OSError where the kernel or the machine cannot."""
-    machine = platform.machine()
-    if platform.system() != "Linux" or machine not in ARCHITECTURES:
-        raise OSError(f"no system call filter for {platform.system()} on {machine}")
+    system, _, _, _, machine = os.uname()
+    if system != "Linux" or machine not in ARCHITECTURES:
+        raise OSError(f"no system call filter for {system} on {machine}")
     program = b"".join(struct.pack("<HBBI", *i) for i in instructions(machine, os.getpid()))
     libc = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(program, len(program))
