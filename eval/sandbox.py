@@ -7,9 +7,10 @@ be had nothing is run, and `correct` is None. They start in an empty folder with
 when their time is over.
 
 What this does not protect from: confined code can read every file that this user can read, and so may print it (what it
-prints is compared, and the first characters of a wrong answer are recorded). Where the system lets processes of one
-user look into each other (kernel.yama.ptrace_scope = 0) it could find expected outputs in the memory of this process.
-Errors of the kernel are no concern of a system call filter either: code of an adversary belongs in a virtual machine.
+prints is compared, and the first characters of a wrong answer are recorded). Where neither user namespaces are allowed
+nor processes of one user kept apart (kernel.yama.ptrace_scope = 0) it could look for expected outputs in the memory of
+this process. Errors of the kernel are no concern of a system call filter: an adversary's code belongs in a virtual
+machine.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ from eval.sandbox_child import BROKEN_TESTS, from_plain
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOT = "import sys; sys.path[0] = sys.argv[1]; from eval.sandbox_child import main; main(int(sys.argv[2]))"
-FENCED = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+FENCED = re.compile(r"^([ \t]*)```[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 PYTHON = ("python", "python3", "py")
 MAX_SHOWN_CHARS = 80
 STARTUP_SECONDS = 30.0
@@ -106,7 +107,10 @@ def run_tests(response: str, question: Question, limits: Limits = Limits(), unco
 
 def code_of(response: str) -> str | None:
     """The last fenced block in Python, else the last of any language; a last block may lack its closing fence."""
-    blocks = FENCED.findall(response)
+    blocks = [
+        (language, textwrap.dedent(code) if indent else code)  # a block in a list
+        for indent, language, code in FENCED.findall(response)
+    ]
     python = [code for language, code in blocks if language.lower() in PYTHON]
     return (python or [code for _, code in blocks] or [None])[-1]
 

@@ -98,7 +98,7 @@ def test_an_unknown_name_gets_a_hint():
          {"answer": ["answer", "solution"]}),
         ([{"problem": "P?", "answer": "5 * 5 = <<5*5=25>>25\n#### 25"}, {"problem": "Q?", "answer": "#### $1,234"}],
          {"answer_from": "hashes"}),
-        ([{"problem": "P?", "answer": "\\boxed{1} is a part of \\boxed {25}"}, {"problem": "Q?", "answer": "\\fbox{1234}"}],
+        ([{"problem": "P?", "answer": "\\boxed{1} of \\boxed {25}"}, {"problem": "Q?", "answer": "\\fbox{1234}"}],
          {"answer_from": "boxed"}),
         ([{"problem": "Old?", "answer": 1, "url": "/2023_A/1"}, {"problem": "P?", "answer": 25, "url": "/2024_A/1"},
           {"problem": "Q?", "answer": 1234, "url": "/2024_B/9"}], {"only": {"url": "2024", "absent": "x"}}),
@@ -183,10 +183,12 @@ def test_a_broken_line_is_named(tmp_path):
 
 
 def test_limit_reads_the_first_and_duplicates_can_be_read_once(tmp_path):
-    rows = [{"problem": f"{i % 3}?", "answer": i % 3} for i in range(9)]
+    rows = [{"problem": f"{i // 3}?", "answer": i // 3} for i in range(9)]
     path = benchmark(tmp_path, rows, expected=3, duplicates="first")
     assert answers(path) == ["0", "1", "2"]
     assert answers(path, limit=2) == ["0", "1"] and answers(path, limit=100) == ["0", "1", "2"]
+    with pytest.raises(UserError, match="limit=0: at least one"):
+        load_benchmark(path, limit=0)
 
 
 # Options
@@ -324,6 +326,23 @@ def test_a_hub_that_does_not_answer(monkeypatch):
     monkeypatch.setattr(tables, "hub_table", hub_table)
     with pytest.raises(UserError, match=r"gpqa_diamond: Idavidrein/gpqa cannot be read \(Couldn't reach it\); log in"):
         load_benchmark("gpqa_diamond")
+
+
+@pytest.mark.slow
+def test_the_hub_is_read_by_datasets(tmp_path):
+    """A folder of parquet files, in the hub's own layout, stands for a dataset of the hub."""
+    pytest.importorskip("datasets")
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [{"problem": f"{i}?", "answer": float(i), "choices": {"text": ["a"], "label": ["1"]}} for i in range(3)]
+    folder = tmp_path / "hub" / "data"
+    folder.mkdir(parents=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train-00000-of-00001.parquet")
+    path = benchmark(tmp_path, hub_id=str(tmp_path / "hub"), split="train", expected=3)
+    assert answers(path) == ["0", "1", "2"] and answers(path, limit=1) == ["0"]
+    with pytest.raises(UserError, match="own: .*hub cannot be read"):
+        load_benchmark(benchmark(tmp_path, hub_id=str(tmp_path / "hub"), split="test"))
 
 
 def test_an_edited_file_is_refused_by_the_run(tmp_path, monkeypatch):

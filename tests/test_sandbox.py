@@ -58,6 +58,7 @@ def double(response: str, limits: Limits = QUICK) -> TestsOutcome:
         ("```\na\n```", "a\n"),
         ("```cpp\nx\n```\n  ```Python3 title\na\n  ```", "a\n"),
         ("```py\na = '`'\nb", "a = '`'\nb"),
+        ("1. Like this:\n   ```python\n   if a:\n       b\n   ```", "if a:\n    b\n"),
         ("no code, `x` aside", None),
         ("", None),
     ],
@@ -239,6 +240,19 @@ def test_tests_that_are_broken_grade_nothing():
         assert outcome.correct is None and outcome.detail.startswith("the tests cannot be run: ")
 
 
+@confined
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.exists(), reason=f"the real benchmarks are not here ({DATA})")
+def test_a_real_codeforces_problem():
+    from eval.benchmarks import load_benchmark
+
+    question = load_benchmark("codeforces_sample", DATA, limit=1)[1][0]
+    assert "minimum of $x$ and $y$" in question.text
+    code = "for _ in range(int(input())):\n    a, b = map(int, input().split())\n    print({}(a, b), max(a, b))"
+    assert run_tests(f"```python\n{code.format('min')}\n```", question) == TestsOutcome(True, "1 tests passed")
+    assert "wrong output" in run_tests(f"```python\n{code.format('max')}\n```", question).detail
+
+
 @pytest.mark.slow
 @confined
 @pytest.mark.skipif(not DATA.exists(), reason=f"the real benchmarks are not here ({DATA})")
@@ -287,6 +301,8 @@ HOSTILE_PROGRAMS = {
     "ends its group": "import os\nos.killpg(0, 9)",
     "signals by input": "import fcntl, os\nfcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())\nprint(42)",
     "traces": "import ctypes, os\nif ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0: print(42)",
+    "looks into its parent": "import os\nopen(f'/proc/{os.getppid()}/mem', 'rb', buffering=0)\nprint(42)",
+    "looks at its parent's environment": "import os\nopen(f'/proc/{os.getppid()}/environ').read()\nprint(42)",
     "prints no text": "import sys\nsys.stdout.buffer.write(b'\\xff' * 100)",
     "is a null byte": "print(42)\0",
     "nests": "(" * 100000,
@@ -353,8 +369,9 @@ HOSTILE_FUNCTIONS = {
     "            try: os.write(fd, b'1' * 65536)\n            except OSError: pass",
     "recurses": "def double(x): return double(x)",
     "returns an endless list": "def double(x):\n    a = []\n    a.append(a)\n    return a",
-    "reads the tests' memory": "import os\ndef double(x):\n    for p in os.listdir('/proc'):\n"
-    "        if p.isdigit() and int(p) > os.getpid():\n            open(f'/proc/{p}/mem', 'rb').read(1)\n    return 0",
+    "looks into the tests' process": "import os\ndef double(x):\n    for p in os.listdir('/proc'):\n"
+    "        try:\n            if int(p) > os.getpid() and open(f'/proc/{p}/mem', 'rb', buffering=0): return 2 * x\n"
+    "        except (ValueError, OSError): pass\n    return 0",
 }
 
 
