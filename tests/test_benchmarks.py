@@ -296,6 +296,8 @@ def test_packed_tests_are_read_and_never_executed(tmp_path, capsys):
     for bad in (packed(Calls()), packed([case]), "no tests", "[]", "[1]", '[{"input": 1, "output": ""}]'):
         with pytest.raises(UserError, match="row 1: tests: .*private_test_cases"):
             load_benchmark(benchmark(tmp_path, [row | {"private_test_cases": bad}], **keys))
+    with pytest.raises(UserError, match="row 1: tests: a test of a function is not JSON"):
+        load_benchmark(benchmark(tmp_path, [row | {"public_test_cases": [case | {"input": "a = 1"}]}], **keys))
     assert capsys.readouterr().out == ""
 
 

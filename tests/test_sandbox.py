@@ -5,6 +5,8 @@ import json
 import os
 import random
 import re
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -67,6 +69,12 @@ def test_the_last_block_is_the_code(response, code):
     assert code_of(response) == code
 
 
+def test_an_example_of_use_is_not_the_code():
+    response = "```python\ndef f(x): pass\n```\nSo:\n```python\nprint(f(1))\n```"
+    assert code_of(response, "f") == "def f(x): pass\n" and code_of(response) == "print(f(1))\n"
+    assert code_of("```python\nclass Solution:\n    def f(self): pass\n```\n```py\nx\n```", "f").startswith("class")
+
+
 def test_finding_the_code_takes_no_time_on_what_is_no_code():
     started = time.perf_counter()
     for text in ("```" * 100_000, "```python\n" * 50_000, "``` \n" * 50_000, "\n" * 500_000):
@@ -84,6 +92,7 @@ def test_finding_the_code_takes_no_time_on_what_is_no_code():
         ("", "0", False),
         ("nan", "nan", True),
         ("1e999999999", "1", False),
+        ("1" * 10**6, "1" * 10**6 + ".0", False),
     ],
 )
 def test_outputs_are_compared_word_by_word(output, expected, same):
@@ -209,6 +218,21 @@ def test_functions_are_called_with_json_values():
     )
     for code in ("def other(): pass", "def pair(xs, s):\n    raise ValueError(xs)", "def pair(xs, s): return print"):
         assert program(code, case, function="pair").correct is False
+
+
+@confined
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "reply",
+    ["", "null", "5", "[1]", '"value"', '["error"]', '{"error": 1}', '{"error": [1]}', '{"value": {"set": [1]}}',
+     '{"value": {"list": 1}}', '{"value": {"dict": [[[], 1]]}}', '{"value": {}}', "[" * 10**6, "1" * 10**5,
+     '{"value": {"list": [1]}}\\n{"value": 1}'],
+)  # fmt: skip
+def test_code_may_reply_what_it_likes(reply):
+    code = f"import os\ndef f(x):\n    for fd in range(3, 9):\n        try: os.write(fd, b'{reply}\\n')\n" \
+        "        except OSError: pass\n    os._exit(0)"  # fmt: skip
+    outcome = program(code, ("1", "[1]"), function="f")
+    assert outcome.correct is False and outcome.detail.startswith("test 1 of 1: "), outcome
 
 
 @confined
@@ -398,6 +422,31 @@ def test_many_threads_grade_at_once():
     for thread in threads:
         thread.join()
     assert outcomes == [True] * 8
+
+
+@confined
+@pytest.mark.slow
+def test_a_grader_that_is_killed_leaves_nothing_running():
+    code = (
+        "from eval.sandbox import *\ntests = {'cases': [{'input': '', 'output': ''}], 'function': None}\n"
+        "question = Question.of('?', None, 'code', 'test', 'test', tests=tests)\n"
+        "run_tests('```python\\nimport time\\ntime.sleep(600)\\n```', question, Limits(wall_seconds=600.0))"
+    )
+    grader = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    children = Path(f"/proc/{grader.pid}/task/{grader.pid}/children")
+    until(lambda: any(b"sandbox_child" in _reads(Path(f"/proc/{c}/cmdline")) for c in children.read_text().split()))
+    child = children.read_text().split()[0]
+    time.sleep(0.5)
+    grader.kill()
+    grader.wait()
+    until(lambda: b"sandbox_child" not in _reads(Path(f"/proc/{child}/cmdline")))
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
