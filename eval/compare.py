@@ -112,7 +112,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     optimal = []
     if config.optimal is not None:
         for cell in cells_named(config.optimal, cells, paths, "optimal").values():
-            optimal.append(optimal_choice(cells, cell, config.optimal.num_bins, config.optimal.budgets, **settings))
+            bins, budgets = config.optimal.num_bins, config.optimal.budgets
+            optimal.append(optimal_choice(cells, votes, cell, bins, budgets, **settings))
     return {
         "pairs": [compare_pair(a, b, **settings) for a, b in pairs_of(config, cells, paths)],
         "waits": [compare_pair(a, b, **settings) for a, b in wait_pairs(cells)],

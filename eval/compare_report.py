@@ -10,7 +10,8 @@ MARKERS = "osD^vPX*<>"
 
 INTRODUCTION = """Intervals are 95%: of an accuracy clustered by question, of a difference from a paired bootstrap over
 questions. Each is for one comparison; of twenty without any true difference, one is expected to exclude zero."""
-PRICES = "Tokens are sampled tokens an answer took, per question; * is more accurate than everything cheaper."
+PRICES = """Tokens are what was sampled for an answer, a mean over questions; what a scorer reads is not among them. * is
+more accurate than everything cheaper. pass@k is a bound: the choice of somebody who knows the answers."""
 OPTIMAL = """{num_questions} questions are in bins by their mean score in {difficulty}. For each bin the best method
 within the budget is chosen on one half of the questions and reported on the other, both ways round; so is the best
 single method for all bins. The oracle is the best method per bin on the very questions it is reported on."""
@@ -74,9 +75,8 @@ def _pairs_notes(pairs: list[Row]) -> str:
     over = " or ".join(FLIPS[kind] for kind in sorted({p["flips_of"] for p in pairs}))
     notes = [f"Flips are from b to a; they, and McNemar's exact p, are over {over}.",
              "Questions needed: to see a difference of this size in four of five such comparisons."]  # fmt: skip
-    one_sided, ungraded = (
-        max(p["num_only_a"] + p["num_only_b"] for p in pairs), max(p["num_ungraded"] for p in pairs)
-    )  # fmt: skip
+    one_sided = max(p["num_only_a"] + p["num_only_b"] for p in pairs)
+    ungraded = max(p["num_ungraded"] for p in pairs)
     if one_sided:
         notes.append(f"Questions that one side lacks are left out: at most {one_sided} of a pair.")
     if ungraded:
@@ -109,7 +109,8 @@ def _optimal_table(points: list[Row]) -> str:
 
 
 def picture(methods_of: dict[str, list[Row]]):
-    """Accuracy against mean sampled tokens: a panel a benchmark, a line a family of methods, 95% bars."""
+    """Accuracy against mean sampled tokens: a panel a benchmark, a line a family of methods, 95% bars; what is more
+    accurate than everything cheaper bears its name."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -138,12 +139,16 @@ def _draw_panel(axes, benchmark: str, methods: list[Row], series: list[tuple[str
         bars = [[m["accuracy"] - m["low"] for m in points], [m["high"] - m["accuracy"] for m in points]]
         axes.errorbar(
             [max(m["tokens"], 1) for m in points], [m["accuracy"] for m in points], bars, markersize=4.5, linewidth=1.2,
-            elinewidth=0.8, capsize=2, color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
+            linestyle=":" if any(m["is_bound"] for m in points) else "-", elinewidth=0.8, capsize=2, color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
             label=f"{run}: {family}" if several_runs else family,
         )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    axes.set_ylim(0, 100)
+    for m in methods:
+        if m["best_so_far"]:
+            axes.annotate(m["method"], (max(m["tokens"], 1), m["high"]), xytext=(0, 3), textcoords="offset points",
+                          fontsize=6.5, ha="center", va="bottom", rotation=60)  # fmt: skip
+    axes.set_ylim(-2, 102)  # so that points at either end are whole
     axes.set_title(benchmark, fontsize=9.5)
     axes.set_xlabel("mean sampled tokens (log scale)")
     axes.set_ylabel("accuracy (%)")

@@ -19,7 +19,8 @@ from eval.metrics import flips, mcnemar, mean_interval, paired_difference, power
 from eval.optimal import compute_optimal
 from eval.scores import Row, by_question
 
-NOT_COMPARED = ("segments", "response")  # of a row, most of its size
+BOUND = "pass_at_k"  # what a perfect choice among k samples would reach; nothing that can be done
+NOT_COMPARED = ("segments", "response", "paths")  # of a row, most of its size
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,11 @@ def _num_sampled(row: Row) -> float:
 
 
 def load_cells(path: str | Path, run: str) -> tuple[list[EvalCell], list[Row]]:
-    """(cells of a finished eval run, its votes). run: what to call it. Votes are the entries "parallel" of scores.json.
+    """(cells of a finished eval run, its votes). run: what to call it.
+
+    Votes are the entries "parallel" of scores.json (method, k, cell, accuracy, tokens), without k = 1, which is the cell
+    itself. Where the run has parallel.jsonl, with {question: score} and {question: tokens} under the same names, a vote
+    has these too, as "scores" and "prices".
 
     Raises UserError for a run that is missing, unfinished or no eval run.
     """
@@ -74,7 +79,25 @@ def load_cells(path: str | Path, run: str) -> tuple[list[EvalCell], list[Row]]:
     settings = {(s.get("benchmark", "questions"), s["cell"]): s for s in scores["cells"]}
     ordered = [key for key in settings if key in rows] + [key for key in rows if key not in settings]
     cells = [EvalCell(run, *key, settings.get(key, {}), rows[key]) for key in ordered]
-    return cells, [{**vote, "run": run} for vote in scores.get("parallel", [])]
+    votes = {_vote_key(vote): {**vote, "run": run} for vote in scores.get("parallel", []) if vote["k"] > 1}
+    if (path / "parallel.jsonl").exists():
+        for row in read_jsonl(path / "parallel.jsonl"):
+            if row["k"] > 1:
+                votes[_vote_key(row)] |= {"scores": row["scores"], "prices": row["tokens"]}
+    return cells, list(votes.values())
+
+
+def _vote_key(vote: Row) -> tuple:
+    return vote.get("benchmark", "questions"), vote["cell"], vote["method"], vote["k"]
+
+
+def vote_name(vote: Row) -> str:
+    """majority@4 max=512"""
+    return f"{_method_name(vote)}@{vote['k']} {vote['cell']}"
+
+
+def _method_name(vote: Row) -> str:
+    return vote["method"].removesuffix("_at_k").removesuffix("_of_n").replace("_", " ")
 
 
 def compare_pair(a: EvalCell, b: EvalCell, common: bool = False, num_resamples: int = 10_000, seed: int = 0) -> Row:
@@ -164,7 +187,8 @@ def wait_pairs(cells: Sequence[EvalCell]) -> list[tuple[EvalCell, EvalCell]]:
 def methods_by_price(cells: Sequence[EvalCell], votes: Sequence[Row], benchmark: str) -> list[Row]:
     """Every method on a benchmark, the cheapest first; what could not be graded at all is left out.
 
-    family: the curve that the method is a point of. best_so_far: more accurate than everything cheaper.
+    family: the curve that the method is a point of. is_bound: pass@k, which nobody can do without knowing the answers.
+    best_so_far: more accurate than everything cheaper, bounds aside.
     """
     methods = []
     for cell in cells:
@@ -173,22 +197,24 @@ def methods_by_price(cells: Sequence[EvalCell], votes: Sequence[Row], benchmark:
             family = cell.settings.get("method", "budget_forcing").replace("_", " ")
             methods.append({"run": cell.run, "method": cell.cell, "family": family,
                             "tokens": fmean(cell.tokens().values()), **_accuracy(graded),
-                            "num_questions": len(graded)})  # fmt: skip
+                            "num_questions": len(graded), "is_bound": False})  # fmt: skip
     for vote in votes:
         if vote.get("benchmark", "questions") == benchmark and vote["accuracy"] is not None:
             numbers = {name: vote[name] for name in ("tokens", "accuracy", "low", "high", "num_questions")}
-            name, family = f"{vote['method']} of {vote['k']} {vote['cell']}", f"{vote['method']} of {vote['cell']}"
-            methods.append({"run": vote["run"], "method": name, "family": family, **numbers})
+            family = f"{_method_name(vote)}@k {vote['cell']}"
+            methods.append({"run": vote["run"], "method": vote_name(vote), "family": family, **numbers,
+                            "is_bound": vote["method"] == BOUND})  # fmt: skip
     methods.sort(key=lambda m: (m["tokens"], -m["accuracy"]))
     best = -math.inf
     for method in methods:
-        method["best_so_far"] = method["accuracy"] > best
-        best = max(best, method["accuracy"])
+        method["best_so_far"] = not method["is_bound"] and method["accuracy"] > best
+        best = method["accuracy"] if method["best_so_far"] else best
     return methods
 
 
 def optimal_choice(
     cells: Sequence[EvalCell],
+    votes: Sequence[Row],
     difficulty: EvalCell,
     num_bins: int,
     budgets: Sequence[float] | None,
@@ -196,40 +222,45 @@ def optimal_choice(
     num_resamples: int,
     seed: int,
 ) -> Row:
-    """The compute-optimal choice (eval/optimal.py) among the other cells, by the mean scores in the cell `difficulty`.
-    Scores from 0 to 1.
+    """The compute-optimal choice (eval/optimal.py) among the other cells and their votes, by the mean scores in
+    the cell `difficulty`. Scores from 0 to 1. A vote is a choice where its scores are known question by question.
 
-    Raises UserError for no cell to choose from, or different questions unless common.
+    Raises UserError for nothing to choose from, or different questions unless common.
     """
-    methods = [cell for cell in cells if cell.benchmark == difficulty.benchmark and cell is not difficulty]
-    if not methods:
+    others = [cell for cell in cells if cell.benchmark == difficulty.benchmark and cell is not difficulty]
+    if not others:
         raise UserError(f"optimal: {difficulty.benchmark} has no cell beside {difficulty.label} to choose from")
-    for cell in methods:
+    for cell in others:
         different = len(cell.questions ^ difficulty.questions)
         if different and not common:
             raise UserError(
                 f"optimal: {different} questions are in one of {cell.label} and {difficulty.label} only; "
                 "common=true takes those in all"
             )
-    graded = {cell.label: by_question(cell.rows) for cell in (*methods, difficulty)}
-    questions = sorted(set.intersection(*(set(scores) for scores in graded.values())))
+    scores = {cell.label: _means(cell) for cell in others}
+    tokens = {cell.label: cell.tokens() for cell in others}
+    own_cells = {(cell.run, cell.benchmark, cell.cell) for cell in others}
+    for vote in votes:
+        is_of_others = (vote["run"], vote.get("benchmark", "questions"), vote["cell"]) in own_cells
+        if is_of_others and "scores" in vote and vote["method"] != BOUND:
+            label = f"{vote['run']} {vote_name(vote)}"
+            scores[label], tokens[label] = vote["scores"], vote["prices"]
+    hardness = _means(difficulty)
+    questions = sorted(set(hardness).intersection(*scores.values()))
     if len(questions) < 2:
-        raise UserError(f"optimal: {len(questions)} questions of {difficulty.benchmark} were graded in all cells")
-    prices = {cell.label: cell.tokens() for cell in methods}
-    points = compute_optimal(
-        {cell.label: {q: fmean(graded[cell.label][q]) for q in questions} for cell in methods},
-        {label: {q: tokens[q] for q in questions} for label, tokens in prices.items()},
-        {q: fmean(graded[difficulty.label][q]) for q in questions},
-        budgets or None,
-        num_bins,
-        seed,
-        num_resamples,
-    )
+        raise UserError(f"optimal: {len(questions)} questions of {difficulty.benchmark} have a score everywhere")
+    of_all = [{label: {q: by[label][q] for q in questions} for label in scores} for by in (scores, tokens)]
+    difficulties = {q: hardness[q] for q in questions}
+    points = compute_optimal(*of_all, difficulties, budgets or None, num_bins, seed, num_resamples)
     return {
         "benchmark": difficulty.benchmark,
         "difficulty": {"run": difficulty.run, "cell": difficulty.cell},
-        "shares_seeds": any(cell.run == difficulty.run for cell in methods),
+        "shares_seeds": any(cell.run == difficulty.run for cell in others),
         "num_questions": len(questions),
-        "num_left_out": len(set.union(difficulty.questions, *(c.questions for c in methods))) - len(questions),
+        "num_left_out": len(difficulty.questions.union(*(cell.questions for cell in others))) - len(questions),
         "points": [asdict(point) for point in points],
     }
+
+
+def _means(cell: EvalCell) -> dict[str, float]:
+    return {question: fmean(values) for question, values in by_question(cell.rows).items()}

@@ -143,11 +143,12 @@ def test_different_questions_are_counted_and_compared_only_when_asked():
 def test_methods_are_sorted_by_price_with_votes_among_them():
     vote = {"benchmark": "aime", "cell": "max=16", "method": "majority", "k": 4, "tokens": 120.0, "accuracy": 99.0,
             "low": 90.0, "high": 100.0, "num_questions": 29}  # fmt: skip
-    path, rows = make_run("a", votes=[vote])
+    bound = {**vote, "method": "pass_at_k", "tokens": 1.0, "accuracy": 100.0}
+    path, rows = make_run("a", votes=[vote, bound, {**vote, "k": 1}])
     methods = compare(config(path))["methods"]["aime"]
     assert [m["tokens"] for m in methods] == sorted(m["tokens"] for m in methods)
-    assert methods[0]["method"] == "majority of 4 max=16" and methods[0]["best_so_far"]
-    assert not any(m["best_so_far"] for m in methods[1:])
+    assert [m["method"] for m in methods[:2]] == ["pass@4 max=16", "majority@4 max=16"]
+    assert [m["best_so_far"] for m in methods] == [False, True, *[False] * len(SETTINGS)]  # a bound is no method
     (cell,) = [m for m in methods if m["method"] == "max=64"]
     assert cell["tokens"] == pytest.approx(fmean(r["num_sampled_tokens"] for r in rows))
 
@@ -174,6 +175,22 @@ def test_compute_optimal_uses_the_other_cells():
     assert optimal["points"][0]["optimal"] == pytest.approx(expected.optimal)
     assert optimal["points"][0]["chosen"] == expected.chosen
     assert (optimal["num_questions"], optimal["num_left_out"], optimal["shares_seeds"]) == (29, 1, True)
+
+
+def test_votes_known_by_question_are_among_the_choices():
+    entry = {"benchmark": "aime", "cell": "max=16", "method": "majority", "k": 2}
+    vote = {**entry, "tokens": 9.0, "accuracy": 100.0, "low": 90.0, "high": 100.0, "num_questions": 29}
+    a, _ = make_run("a", votes=[vote, {**vote, "k": 4}, {**vote, "cell": "max=64"}])
+    questions = [f"q{i}" for i in range(29)]
+    by_question = {"scores": dict.fromkeys(questions, 1.0), "tokens": dict.fromkeys(questions, 9.0)}
+    (a / "parallel.jsonl").write_text(
+        "".join(json.dumps(e | by_question) + "\n" for e in (entry, entry | {"cell": "max=64"}))
+    )
+    loaded = load(CompareConfig, [f"runs=[{a}]", "num_resamples=50", "optimal={cell: max=64}"])
+    (optimal,) = compare(loaded)["optimal"]
+    first, *_ = optimal["points"]
+    assert first["methods"] == ["a majority@2 max=16"]  # not of the cell that says what is hard, nor k=4 without scores
+    assert (first["optimal"], first["budget"], first["optimal_tokens"]) == (1, 9, 9)
 
 
 def test_what_does_not_fit_is_one_line():
