@@ -10,8 +10,8 @@ MARKERS = "osD^vPX*<>"
 
 INTRODUCTION = """Intervals are 95%: of an accuracy clustered by question, of a difference from a paired bootstrap over
 questions. Each is for one comparison; of twenty without any true difference, one is expected to exclude zero."""
-PRICES = """Tokens are what was sampled for an answer, a mean over questions; what a scorer reads is not among them. * is
-more accurate than everything cheaper. pass@k is a bound: the choice of somebody who knows the answers."""
+PRICES = """Tokens are what was sampled for an answer, a mean over questions; what a scorer reads is not among them.
+A star marks what is more accurate than everything cheaper. pass@k is a bound: a choice that knows the answers."""
 OPTIMAL = """{num_questions} questions are in bins by their mean score in {difficulty}. For each bin the best method
 within the budget is chosen on one half of the questions and reported on the other, both ways round; so is the best
 single method for all bins. The oracle is the best method per bin on the very questions it is reported on."""
@@ -109,8 +109,8 @@ def _optimal_table(points: list[Row]) -> str:
 
 
 def picture(methods_of: dict[str, list[Row]]):
-    """Accuracy against mean sampled tokens: a panel a benchmark, a line a family of methods, 95% bars; what is more
-    accurate than everything cheaper bears its name."""
+    """Accuracy against mean sampled tokens: a panel a benchmark, a line a family of methods, 95% bars; the most
+    accurate one bears its name."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -137,18 +137,20 @@ def _draw_panel(axes, benchmark: str, methods: list[Row], series: list[tuple[str
     for number, (run, family) in enumerate(series):
         points = [m for m in methods if (m["run"], m["family"]) == (run, family)]
         bars = [[m["accuracy"] - m["low"] for m in points], [m["high"] - m["accuracy"] for m in points]]
+        line = ":" if any(m["is_bound"] for m in points) else "-"
         axes.errorbar(
-            [max(m["tokens"], 1) for m in points], [m["accuracy"] for m in points], bars, markersize=4.5, linewidth=1.2,
-            linestyle=":" if any(m["is_bound"] for m in points) else "-", elinewidth=0.8, capsize=2, color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
-            label=f"{run}: {family}" if several_runs else family,
+            [max(m["tokens"], 1) for m in points], [m["accuracy"] for m in points], bars, linestyle=line, linewidth=1.2,
+            elinewidth=0.8, capsize=2, color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
+            markersize=4.5, label=f"{run}: {family}" if several_runs else family,
         )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    for m in methods:
-        if m["best_so_far"]:
-            axes.annotate(m["method"], (max(m["tokens"], 1), m["high"]), xytext=(0, 3), textcoords="offset points",
-                          fontsize=6.5, ha="center", va="bottom", rotation=60)  # fmt: skip
-    axes.set_ylim(-2, 102)  # so that points at either end are whole
+    best = next((m for m in reversed(methods) if m["best_so_far"]), None)
+    if best is not None:
+        axes.annotate(best["method"], (max(best["tokens"], 1), best["high"]), xytext=(0, 3),
+                      textcoords="offset points", fontsize=7, ha="center")  # fmt: skip
+    axes.set_ylim(-2, 110)  # whole points at either end, and room for the name
+    axes.set_yticks(range(0, 101, 20))
     axes.set_title(benchmark, fontsize=9.5)
     axes.set_xlabel("mean sampled tokens (log scale)")
     axes.set_ylabel("accuracy (%)")

@@ -62,9 +62,9 @@ def _num_sampled(row: Row) -> float:
 def load_cells(path: str | Path, run: str) -> tuple[list[EvalCell], list[Row]]:
     """(cells of a finished eval run, its votes). run: what to call it.
 
-    Votes are the entries "parallel" of scores.json (method, k, cell, accuracy, tokens), without k = 1, which is the cell
-    itself. Where the run has parallel.jsonl, with {question: score} and {question: tokens} under the same names, a vote
-    has these too, as "scores" and "prices".
+    Votes are the entries "parallel" of scores.json (method, k, cell, accuracy, tokens), without k = 1, which is the
+    cell itself. Where the run has parallel.jsonl, with {question: score} and {question: tokens} under the same names, a
+    vote has these too, as "scores" and "prices".
 
     Raises UserError for a run that is missing, unfinished or no eval run.
     """
