@@ -33,7 +33,7 @@ from eval.cells import Cell, Cells, cells_of
 from eval.draw import draw, load_questions, tasks_of
 from eval.draw_pools import Pools, pool_cells
 from eval.judge import JudgeConfig
-from eval.parallel_scores import parallel_of, with_scores
+from eval.parallel_scores import overall, parallel_of, question_by_question, with_scores
 from eval.rejection import RejectionConfig
 from eval.samples import Row, graded_beside, graded_row, key_of, regraded
 from eval.score_tables import print_cells, print_measures, print_parallel
@@ -224,7 +224,7 @@ def shape_of(model: str) -> ModelShape | None:
 def score_samples(config: EvalConfig, run: Run, parts: Sequence[Part], scorer: Scorer) -> None:
     """Puts scores into the rows of single samples. The engine is closed by now; a text scored before is not again."""
     questions = {(part.benchmark, q.id): q for part in parts for q in part.questions}
-    rows = list(read_jsonl(run.path / "samples.jsonl"))
+    rows = Journal.read(run.path / "samples.jsonl")
     chat = None
     if scorer.reads_text:
         tokenizer = checkpoint.load_tokenizer(checkpoint.resolve(config.model, config.engine.revision, weights=False))
@@ -256,6 +256,8 @@ def conclude(
     parallel = parallel_of(rows, {part.benchmark: part.questions for part in parts}, cells, config.ks)
     measured = measures_of(rows, names, cells)
     _say_unanswered(config.name, rows)
+    write_jsonl(run.path / "parallel.jsonl", (question_by_question(entry) for entry in parallel))
+    parallel = [overall(entry) for entry in parallel]
     entries = {"cells": scores, "parallel": parallel, "measures": measured, **(sampled or {})}
     (run.path / "scores.json").write_text(json.dumps(entries, indent=2) + "\n")
     print_cells(config.name, scores)
