@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from core.chat import ChatFormat
 from core.config import option, run_entry
 from core.log import Progress
-from eval.run import load_questions
+from eval.draw import load_questions
 from inference.budget import Budget, ForcedDecode
 from inference.continuations import ContinuationStore
 from inference.engine import Driver, Engine, EngineConfig, load_engine

@@ -36,6 +36,8 @@ PROFILES = {
     "s1": Profile(start="<|im_start|>think", ends=("<|im_start|>answer",)),
     # step-conditional control: every step opens with "<|im_start|>64 steps left"; zero steps also ends thinking
     "steps": Profile(start="<|im_start|>", ends=("<|im_start|>answer", "<|im_start|>0"), before_thinking=""),
+    # the same without forcing: only the model's own answer ends it, however many steps were asked for
+    "steps-unforced": Profile(start="<|im_start|>", ends=("<|im_start|>answer",), before_thinking=""),
     # R1 distills, QwQ, Qwen3
     "think-tags": Profile(start="<think>", ends=("</think>",), before_attempt="\n\n"),
     # an instruct model without thinking tokens: its end of turn is the end of thinking

@@ -15,7 +15,8 @@ from core.endpoint import is_refusal
 from core.log import Progress
 from core.runs import Run
 from core.types import Question, Sample
-from eval.run import draw, tasks_of
+from eval.cells import Cell
+from eval.draw import draw, tasks_of
 from inference.budget import Budget
 from inference.engine import EngineConfig, Sampling, open_driver
 
@@ -71,17 +72,17 @@ def engine_answers(questions: Sequence[Question], config: LocalConfig, seed: int
     journal = run.journal("answers.jsonl")
     answers = {row["question_id"]: Answer(**row["answer"]) for row in journal.rows}
     budget = Budget("auto", max_answer_tokens=config.max_answer_tokens)
-    todo = tasks_of([q for q in questions if q.id not in answers], {"distill": budget}, repeats=1)
+    todo = tasks_of([q for q in questions if q.id not in answers], [Cell("distill", budget)])
     if todo:
         with (
             open_driver(config.model, config.engine, writer=run.path.name) as (driver, tokenizer),
             Progress("distill", len(questions), "questions", len(answers)) as progress,
         ):
             chat = ChatFormat(config.profile, tokenizer)
-            for task, sample in draw(driver, chat, todo, config.sampling, seed, config.system):
-                answer = answer_of_sample(sample, chat)
-                journal.append({"question_id": task.question.id, "answer": asdict(answer)})
-                answers[task.question.id] = answer
+            for drawn in draw(driver, chat, todo, config.sampling, seed, config.system):
+                answer = answer_of_sample(drawn.sample, chat)
+                journal.append({"question_id": drawn.task.question.id, "answer": asdict(answer)})
+                answers[drawn.task.question.id] = answer
                 progress.update(len(answers), f"{sum(driver.num_sampled.values()):,} tokens sampled")
     return answers
 

@@ -97,6 +97,7 @@ class EngineConfig:
     dtype: str = option("auto", help="auto (the checkpoint's), bfloat16, float32, float16")
     max_model_len: int = option(4096, help="prompt + thinking + answer, in tokens")
     max_num_seqs: int = option(64, help="sequences decoded at a time")
+    batch_invariant: bool = option(False, help="vLLM on GPUs: results do not depend on what is decoded beside (slower)")
     revision: str | None = option(None, help="hub revision, when the model is a hub id")
     options: dict[str, Any] = option({}, help="passed verbatim to the backend")
 
@@ -113,6 +114,8 @@ def load_engine(model: str, config: EngineConfig) -> tuple[Engine, Any]:
         backend = "vllm" if checkpoint.has_vllm() else "transformers"
     if backend not in ("vllm", "transformers"):
         raise UserError(f"engine.backend={backend!r} is unknown; use vllm, transformers or auto")
+    if config.batch_invariant and backend == "transformers":
+        raise UserError("engine.batch_invariant is vLLM's; with transformers use engine.dtype=float32")
     path = checkpoint.resolve(model, config.revision)
     tokenizer = checkpoint.load_tokenizer(path)
     if backend == "vllm":

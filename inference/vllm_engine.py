@@ -33,6 +33,8 @@ class VllmEngine:
     def __init__(self, path: str | Path, tokenizer: Any, config: EngineConfig):
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
+        if config.batch_invariant:
+            os.environ["VLLM_BATCH_INVARIANT"] = "1"
         logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
         import vllm
@@ -51,6 +53,8 @@ class VllmEngine:
             "use_tqdm_on_load": False,
         }
         if current_platform.is_cpu():
+            if config.batch_invariant:
+                raise UserError("engine.batch_invariant needs vLLM on a GPU; on the CPU use engine.dtype=float32")
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
             args |= _cpu_defaults(config)
         self._engine = LLMEngine.from_engine_args(vllm.EngineArgs(**args | config.options))
@@ -72,7 +76,8 @@ class VllmEngine:
         parts = {"weights": digest_of(path), "dtype": str(model.dtype), "engine": f"vllm {vllm.__version__}",
                  "device": current_platform.device_type,
                  "tensor_parallel_size": self._engine.vllm_config.parallel_config.tensor_parallel_size,
-                 "num_token_ids": self.num_token_ids, "options": options}  # fmt: skip
+                 "num_token_ids": self.num_token_ids, "options": options,
+                 **({"batch_invariant": True} if config.batch_invariant else {})}  # fmt: skip
         self.fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def submit(self, key: Hashable, request: Request) -> None:

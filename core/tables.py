@@ -78,6 +78,16 @@ def stem(file: Path) -> str:
     return file.name.split(".")[0]
 
 
+def whole_rows(table: Table) -> Iterator[dict[str, Any]]:
+    """Its rows, for a reader who can do without none of them. Raises UserError naming the first that cannot be read."""
+    for number, row in enumerate(table.rows(), 1):
+        if isinstance(row, Drop):
+            raise UserError(f"{table.place}, row {number}: {row.reason.replace('_', ' ')}: {row.detail}")
+        if not isinstance(row, dict):
+            raise UserError(f"{table.place}, row {number}: expected named columns, not {str(row)[:50]!r}")
+        yield row
+
+
 def _format(file: Path) -> str:
     return Path(file.name.removesuffix(".gz")).suffix.lower()
 
