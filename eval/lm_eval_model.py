@@ -1,6 +1,6 @@
-"""Any task of lm-evaluation-harness with budget forcing: our engine as the harness's model `s1`, under its own command.
+"""Any task of lm-evaluation-harness with budget forcing: our engine as its model `s1`, under its own command line.
 
-    python -m eval.lm_eval_model run --model s1 --tasks gsm8k_cot_zeroshot --output_path outputs/harness --log_samples \\
+    python -m eval.lm_eval_model run --model s1 --tasks gsm8k_cot_zeroshot --log_samples --output_path lm_eval \\
         --model_args pretrained=outputs/train/demo-1234abcd/model,max_thinking_tokens=512,num_ignore=1,profile=s1
     python -m eval.lm_eval_model run --model s1 --tasks aime24 --gen_kwargs max_thinking_tokens=2048 --model_args ...
 
@@ -15,8 +15,8 @@ Everything but the model is the harness's (python -m eval.lm_eval_model run --he
     seed                  of the sampling, where a task or --gen_kwargs asks for a temperature above 0
     backend, dtype, max_model_len, max_num_seqs, revision      as `engine` in eval.run
 
-A response is the answer alone. Thinking that was cut off is never a part of it, and the stop strings of a task (`until`)
-are looked for in it alone. A task's prompt becomes the user's message; with --apply_chat_template the harness builds
+A response is the answer alone: thinking that was cut off is never a part of it, and only there the stop strings of a
+task (`until`) are looked for. A task's prompt becomes the user's message; with --apply_chat_template the harness builds
 the conversation, few-shot turns included, and we render it. Tasks that compare log-likelihoods are refused.
 """
 
@@ -72,7 +72,9 @@ def settings_of(budget: Budget, gen_kwargs: Mapping[str, Any]) -> Settings:
 
 def checked_budget(values: Mapping[str, Any]) -> Budget:
     """Texts come from a command line, where \\n is two characters. Raises UserError for values that cannot be."""
-    texts = {key: values[key].replace("\\n", "\n") for key in ("ignore_text", "cue") if isinstance(values.get(key), str)}
+    texts = {
+        key: values[key].replace("\\n", "\n") for key in ("ignore_text", "cue") if isinstance(values.get(key), str)
+    }
     try:
         return Budget(**{**values, **texts})
     except (ValueError, TypeError) as error:

@@ -20,7 +20,7 @@ def print_cells(name: str, scores: Iterable[Row]) -> None:
             ended = " ".join(f"{k}={v}" for k, v in s["ended"].items())
             ungraded = f" ungraded={s['num_ungraded']}" if s["num_ungraded"] else ""
             say(f"  {s['cell']:<{width}} {s['num_samples']:>6} {accuracy:>9}  {interval:<14} "
-                f"{s['thinking_tokens']:>9.1f} {s['answer_tokens']:>7.1f}  {ended}{ungraded}")  # fmt: skip
+                f"{_tokens(s['thinking_tokens']):>9} {_tokens(s['answer_tokens']):>7}  {ended}{ungraded}")  # fmt: skip
 
 
 def print_measures(name: str, measured: Iterable[Row]) -> None:
@@ -33,6 +33,10 @@ def print_measures(name: str, measured: Iterable[Row]) -> None:
             values = [_shown(m[measure]) for measure in ("control", "scaling", "performance")]
             counts = f"{m['num_cells']:>5} {m['num_questions']:>5}"
             say(f"  {m['method']:<{width}} {counts}  {values[0]:<22} {values[1]:<22} {values[2]}")
+
+
+def _tokens(mean: float | None) -> str:
+    return "-" if mean is None else f"{mean:.1f}"
 
 
 def _shown(value: list[float | None] | None) -> str:
