@@ -1,4 +1,4 @@
-"""Old evaluations as finished runs: s1's published samples_*.jsonl, and logs of generated text of lm-evaluation-harness.
+"""Old evaluations as finished runs: s1's published samples_*.jsonl, and lm-evaluation-harness's logs of generated text.
 
     python -m eval.import_samples name=s1-32b profile=s1 tokenizer=Qwen/Qwen2.5-32B-Instruct \\
         "samples=[results/forcing1k/.../samples_aime24_nofigures_2025-01-21T08-02-01.123456.jsonl]"
@@ -135,7 +135,8 @@ def read(path: Path, config: ImportConfig) -> Log:
     answer_type = config.answer_type or next((t for word, t in ANSWER_TYPES.items() if word in benchmark), None)
     if answer_type not in get_args(AnswerType):
         raise UserError(
-            f"{path}: task {benchmark!r} does not say what its answers are; set answer_type=integer, letter, latex or open"
+            f"{path}: task {benchmark!r} does not say what its answers are; set answer_type to integer, letter, latex "
+            "or open"
         )
     cell = cell_of(samples[0], results.get("config", {}).get("model_args"), config.profile)
     questions = [question_of(sample, answer_type, benchmark, path) for sample in samples]
@@ -238,7 +239,7 @@ def warn_of_missing_delimiters(rows: Sequence[Row], profile: str) -> None:
     cut = sum(row["ended"] == "context" for row in rows)
     if cut:
         say(
-            f"{cut:,} of {len(rows):,} responses hold no {PROFILES[profile].ends[0]!r}: their thinking was cut off, and "
+            f"{cut:,} of {len(rows):,} responses hold no {PROFILES[profile].ends[0]!r}: their thinking was cut off and "
             "there is no answer (where responses are answers alone, import with profile=plain)"
         )
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from core.chat import PROFILES
 from core.config import UserError, option, run_entry
 from core.log import say
 from core.runs import finished
@@ -51,7 +50,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Texts:
-    """How to read what is in the rows. thinking: text of a row's thinking; count: tokens of a text. None: no tokenizer."""
+    """How to read rows. thinking: the text of a row's thinking. count: tokens of a text. None without a tokenizer."""
 
     thinking: Callable[[Row], str | None]
     count: Callable[[str], int] | None
@@ -204,7 +203,6 @@ def texts_of(tokenizer: str | None, settings: Row) -> Texts:
     loaded = checkpoint.load_tokenizer(checkpoint.resolve(named)) if named else None
     if loaded is None:
         say("no tokenizer at hand: steps are left out where rows hold token ids alone; give tokenizer=<folder>")
-    start = PROFILES[settings.get("profile", "s1")].start if settings.get("profile") == "steps" else ""
 
     def thinking(row: Row) -> str | None:
         if "thinking" in row or not row["segments"]:
@@ -212,25 +210,25 @@ def texts_of(tokenizer: str | None, settings: Row) -> Texts:
         if loaded is None:
             return None
         ids = [id for segment in row["segments"] if segment["phase"] == "thinking" for id in segment["token_ids"]]
-        return start + loaded.decode(ids)
+        return loaded.decode(ids)
 
     return Texts(thinking, loaded and (lambda text: len(loaded.encode(text, add_special_tokens=False))))
 
 
 def table_of(stats: dict[str, Any]) -> str:
     lengths, limits = stats["thinking_tokens"] or {}, stats["limits"]
+    means = {name: "-" if stats[name] is None else f"{stats[name]:,.1f}" for name in stats if name.startswith("mean_")}
     lines = [
-        f"{stats['benchmark']} {stats['cell']}: {stats['num_samples']:,} samples",
-        f"  steps                {_shown(stats['mean_steps'])} a sample, {_shown(stats['mean_step_tokens'])} tokens a step",
-        f"  thinking tokens      {_shown(stats['mean_thinking_tokens'])} mean | "
-        + " ".join(f"{name} {value:,.0f}" for name, value in lengths.items()),
-        f"  right / wrong        {_shown(stats['mean_thinking_tokens_right'])} / "
-        f"{_shown(stats['mean_thinking_tokens_wrong'])} mean thinking tokens",
-        f"  answer tokens        {_shown(stats['mean_answer_tokens'])} mean",
-        f"  total tokens         {_shown(stats['mean_total_tokens'])} mean, prompt included",
+        f"{stats['benchmark']} {stats['cell']}: {stats['num_samples']:,} samples; means:",
+        f"  steps            {means['mean_steps']}, of {means['mean_step_tokens']} tokens",
+        f"  thinking tokens  {means['mean_thinking_tokens']}"
+        f" (right {means['mean_thinking_tokens_right']}, wrong {means['mean_thinking_tokens_wrong']})",
+        f"  answer tokens    {means['mean_answer_tokens']}",
+        f"  all tokens       {means['mean_total_tokens']}, prompt included",
+        "  thinking tokens: " + ", ".join(f"{name} {value:,.0f}" for name, value in lengths.items()),
     ]
     for b in stats["accuracy_by_length"]:
-        lines.append(f"  {b['from']:>7,} to {b['to']:>7,}   {b['accuracy']:.1f}% right of {b['num_samples']:,}")
+        lines.append(f"    {b['from']:,} to {b['to']:,}: {b['accuracy']:.1f}% of {b['num_samples']:,} right")
     counts = [("over the thinking limit", "num_over_thinking_limit", limits["thinking"]),
               ("over the steps asked for", "num_over_step_limit", limits["steps"]),
               ("over the context", "num_over_context", limits["context"]),
@@ -240,10 +238,6 @@ def table_of(stats: dict[str, Any]) -> str:
         if stats[key] is not None:
             lines.append(f"  {words:<26} {stats[key]:,}" + (f" (limit {limit:,})" if limit is not None else ""))
     return "\n".join(lines)
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f}"
 
 
 if __name__ == "__main__":
