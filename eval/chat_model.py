@@ -59,11 +59,15 @@ def check(config: ChatModelConfig, repeats: int, cells: Sequence[Cell]) -> None:
     if repeats > 1 and (options.get("seed") is not None or options.get("temperature") == 0):
         fixed = "seed" if options.get("seed") is not None else "temperature=0"
         raise UserError(f"repeats={repeats} of chat_model: api.options.{fixed} would make all of them the same")
-    forced = [c for c in cells if c.forced or c.budget != Budget(None, max_answer_tokens=c.budget.max_answer_tokens)]
-    if forced:
-        raise UserError(
-            f"cell {forced[0].label!r}: chat_model cannot be forced; leave cells out, or ask by control alone"
-        )
+    for cell in cells:
+        budget = cell.budget
+        if (
+            isinstance(budget.max_thinking_tokens, int)
+            or budget.min_thinking_tokens
+            or budget.num_ignore
+            or cell.forced
+        ):
+            raise UserError(f"cell {cell.label!r}: an endpoint cannot be forced; leave cells out, or ask by control")
 
 
 def draw_replies(
