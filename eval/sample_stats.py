@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from statistics import quantiles as percentiles
 from typing import Any
 
 from core.config import UserError, option, run_entry
@@ -23,7 +24,7 @@ from core.runs import finished
 from core.types import read_jsonl
 
 Row = dict[str, Any]
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+PERCENTILES = (5, 25, 50, 75, 95)
 NUM_BINS = 4  # accuracy by length: quarters of the samples
 STEPS_LEFT = re.compile(r"(?:^|<\|im_start\|>)\s*\d+ steps left\n", re.MULTILINE)
 
@@ -110,16 +111,8 @@ def quantiles(values: Sequence[int | None]) -> dict[str, float] | None:
     """{"min", "p5", ..., "max"}, linear between neighbours."""
     if not values or None in values:
         return None
-    ordered = sorted(values)
-    named = {f"p{round(100 * q)}": _quantile(ordered, q) for q in QUANTILES}
-    return {"min": ordered[0], **named, "max": ordered[-1]}
-
-
-def _quantile(ordered: Sequence[float], q: float) -> float:
-    place = q * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+    cuts = percentiles(values, n=100, method="inclusive") if len(values) > 1 else [values[0]] * 99
+    return {"min": min(values), **{f"p{p}": cuts[p - 1] for p in PERCENTILES}, "max": max(values)}
 
 
 def correctness_by_length(rows: Sequence[Row]) -> dict[str, Any]:
