@@ -96,7 +96,7 @@ def drawn(questions: Sequence[Question], num_questions: int | None, seed: int) -
 
 def attempt(config: AttemptConfig, run: Run, questions: Sequence[Question]) -> dict[str, dict[str, Any]]:
     """{question id: row}, graded by rules. Draws what the journal of an earlier sitting lacks."""
-    journal = run.journal("attempts.jsonl")
+    journal = run.journal("attempts.jsonl", can_redo=True)
     rows = {row["question_id"]: row for row in journal.rows}
     correct = Counter(row["correct"] for row in rows.values())
     todo = [q for q in questions if q.id not in rows]

@@ -21,6 +21,7 @@ from typing import Any
 from core.chat import ChatFormat
 from core.config import UserError, option, run_entry
 from core.cost import ModelShape
+from core.journal import Journal
 from core.log import Progress, say
 from core.runs import Run, open_run
 from core.shards import check_shards, in_shard, merge
@@ -131,7 +132,7 @@ def sample(config: EvalConfig, run: Run, parts: Sequence[Part], cells: Sequence[
 
     Raises UserError where samples failed in the engine: they are no wrong answers, and the same command draws them.
     """
-    journal = run.journal("samples.jsonl")
+    journal = run.journal("samples.jsonl", can_redo=True)
     done = {key_of(row) for row in journal.rows}
     correct = Counter(row["correct"] for row in journal.rows)
     tasks = [task for part in parts for task in tasks_of(part.questions, cells, part.repeats, part.benchmark)]
@@ -179,7 +180,7 @@ def shape_of(model: str) -> ModelShape | None:
 def settle_by_judge(config: EvalConfig, run: Run, parts: Sequence[Part]) -> dict[str, Any]:
     """Puts verdicts into the rows that rules left open, and lists them in judged.jsonl. Returns what it took."""
     questions = {(part.benchmark, q.id): q for part in parts for q in part.questions}
-    rows = {"/".join(map(str, key_of(row))): row for row in read_jsonl(run.path / "samples.jsonl")}
+    rows = {"/".join(map(str, key_of(row))): row for row in Journal.read(run.path / "samples.jsonl")}
     pairs = {key: (questions[row["benchmark"], row["question_id"]], row) for key, row in rows.items()}
     settled, spent = judge.settle(config.judge, pairs, run, config.num_shards)
     kept = ("benchmark", "cell", "question_id", "repeat", "response", "extracted", "correct", "grader")
@@ -193,11 +194,12 @@ def conclude(
 ) -> dict[str, Any]:
     """Puts the rows into the grid's order, writes and prints the scores. Returns the headline."""
     places = [task.key for part in parts for task in tasks_of(part.questions, cells, part.repeats, part.benchmark)]
-    rows = _in_order(list(read_jsonl(run.path / "samples.jsonl")), places)
+    rows = _in_order(Journal.read(run.path / "samples.jsonl"), places)
     write_jsonl(run.path / "samples.jsonl", rows)
     names = [part.benchmark for part in parts]
     scores = scores_of(rows, names, cells)
     measured = measures_of(rows, names, cells)
+    _say_unanswered(config.name, rows)
     entries = {"cells": scores, "measures": measured, **(sampled or {})}
     (run.path / "scores.json").write_text(json.dumps(entries, indent=2) + "\n")
     print_cells(config.name, scores)
@@ -209,8 +211,21 @@ def conclude(
 
 
 def _in_order(rows: list[Row], places: Sequence[Any]) -> list[Row]:
+    if len(rows) != len(places):
+        raise UserError(
+            f"samples.jsonl holds {len(rows):,} rows for {len(places):,} samples; move it away and run again"
+        )
     position = {key: i for i, key in enumerate(places)}
     return sorted(rows, key=lambda row: position[key_of(row)])
+
+
+def _say_unanswered(name: str, rows: Sequence[Row]) -> None:
+    """Counts the samples that ended without an answer, such as those of a question too long for the context."""
+    unanswered = [row for row in rows if row["error"] is not None]
+    if unanswered:
+        first, num_questions = unanswered[0], len({(row["benchmark"], row["question_id"]) for row in unanswered})
+        say(f"{name}: {len(unanswered)} samples of {num_questions} question{'s' * (num_questions > 1)} have no answer, "
+            f"the first ({', '.join(key_of(first)[:3])}): {first['error']}")  # fmt: skip
 
 
 def regrade(config: EvalConfig, run: Run, parts: Sequence[Part], cells: Sequence[Cell]) -> None:

@@ -243,6 +243,11 @@ class Driver:
         self._finished.append((key, decoding))
 
     def _ask(self, flight_key: Hashable, request: Request, asked: Request, key: Hashable, decoding: Decoding) -> None:
+        if max(asked.prefix) >= self.engine.num_token_ids:
+            raise UserError(
+                f"{_name(key)}: the prompt has token id {max(asked.prefix)}, and the model knows only those below "
+                f"{self.engine.num_token_ids}; its tokenizer has tokens that were never added to the model"
+            )
         self._flights[flight_key] = _Flight(request, decoding.phase, [(key, decoding)])
         self.num_prompt += len(asked.prefix)
         self.engine.submit(flight_key, asked)
@@ -267,3 +272,7 @@ class Driver:
             self.store.add(flight.asked, whole)  # everyone, the asker too, is then answered by lookup
         for key, decoding in flight.waiting:
             self._go_on(key, decoding)
+
+
+def _name(key: Hashable) -> str:
+    return ", ".join(map(str, key)) if isinstance(key, tuple) else str(key)

@@ -35,8 +35,9 @@ from core.endpoint import (
     waiting_time,
     worst_usage,
 )
+from core.journal import Journal
 from core.ledger import AnswerStore, Ledger, Prices, Usage
-from core.runs import Journal, read_record
+from core.runs import read_record
 from core.types import Question, read_jsonl, write_jsonl
 from data import distill
 from data.distill import DistillConfig, main
