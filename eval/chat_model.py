@@ -55,10 +55,8 @@ def check(config: ChatModelConfig, repeats: int, cells: Sequence[Cell]) -> None:
     """Raises UserError for what could only fail later, or would be paid for in vain."""
     endpoint.check(config)
     endpoint.read_api_key(config.requests)
-    options = config.api.options
-    if repeats > 1 and (options.get("seed") is not None or options.get("temperature") == 0):
-        fixed = "seed" if options.get("seed") is not None else "temperature=0"
-        raise UserError(f"repeats={repeats} of chat_model: api.options.{fixed} would make all of them the same")
+    if repeats > 1 and not varies(config):
+        raise UserError(f"repeats={repeats}: with a seed, or temperature 0, in chat_model.api.options all are the same")
     for cell in cells:
         budget = cell.budget
         if (
@@ -68,6 +66,11 @@ def check(config: ChatModelConfig, repeats: int, cells: Sequence[Cell]) -> None:
             or cell.forced
         ):
             raise UserError(f"cell {cell.label!r}: an endpoint cannot be forced; leave cells out, or ask by control")
+
+
+def varies(config: ChatModelConfig) -> bool:
+    """Can two replies to one question differ? Endpoints sample unless told otherwise."""
+    return config.api.options.get("seed") is None and config.api.options.get("temperature") != 0
 
 
 def draw_replies(

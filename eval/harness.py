@@ -118,7 +118,7 @@ def results_of(
     """
     metrics = (METRIC, *LENGTHS)
     names = sorted(samples)
-    model = str(config.get("model"))
+    model = str(config.get("model") or (config.get("chat_model") or {}).get("api", {}).get("model"))
     system = config.get("system")
     version = {"version": 1.0}
     metric_list = [{"metric": name, "aggregation": "mean", "higher_is_better": name == METRIC} for name in metrics]

@@ -9,10 +9,12 @@ from chat_server import COMPLETION_TOKENS, PROMPT_TOKENS, chat_server, completio
 from core.config import UserError, load
 from core.endpoint import Reply
 from core.runs import Run
-from core.types import Question
+from core.types import Question, write_jsonl
 from eval.cells import Cell, Cells, cells_of
 from eval.chat_model import CELL, ChatModelConfig, check, draw_replies, row_of
 from eval.draw import tasks_of
+from eval.run import EvalConfig
+from eval.run import main as evaluate
 from inference.budget import Budget
 
 
@@ -39,14 +41,18 @@ def draw(tmp_path):
     return sitting
 
 
-def reply(content, finish="stop", reasoning=None, reasoning_tokens=None):
-    """What the journal keeps of a body with these parts."""
+def reply_body(content, finish="stop", reasoning=None, reasoning_tokens=None):
     body = completion(content, finish)
     body["choices"][0]["message"]["reasoning_content"] = reasoning
     if reasoning_tokens is not None:
         body["usage"]["completion_tokens_details"] = {"reasoning_tokens": reasoning_tokens}
+    return body
+
+
+def reply(*args, **parts):
+    """What the journal keeps of such a body."""
     reply = Reply()
-    reply.add(json.dumps(body))
+    reply.add(json.dumps(reply_body(*args, **parts)))
     return {"event": "answered", **reply.row(str)}
 
 
@@ -154,11 +160,39 @@ def test_the_question_may_ask_for_short_thinking(draw):
     assert {r["cell"] for r in rows} == {"max=auto", "short max=auto"} and len(set(asked)) == 2
 
 
+def test_eval_run_evaluates_an_endpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    questions = [question("2 + 2"), question("3 + 1")]
+    write_jsonl("q.jsonl", questions)
+    is_healed = False
+
+    def script(user, before):
+        return 500 if "3 + 1" in user and not is_healed else reply_body("Answer: 4", reasoning_tokens=30)
+
+    with chat_server(script) as server:
+        endpoint = [f"chat_model.api.base_url={server.url}", "chat_model.api.model=org/big"]
+        requests = "chat_model.requests={stream: false, max_attempts: 1}"
+        args = ["name=big", "questions=q.jsonl", *endpoint, requests]
+        with pytest.raises(UserError, match=r"1 requests failed, the first \(questions, chat, .*HTTP 500"):
+            evaluate(load(EvalConfig, args))
+        is_healed = True
+        path = evaluate(load(EvalConfig, args))
+        assert evaluate(load(EvalConfig, args)) == path and server.num_paid == {"2 + 2": 1, "3 + 1": 1}
+    scores = json.loads((path / "scores.json").read_text())
+    (score,) = scores["cells"]
+    assert (score["cell"], score["accuracy"], score["thinking_tokens"]) == ("chat", 100.0, 30)
+    assert scores["chat_model"]["num_answers"] == 2
+    (results,) = (path / "harness" / "chat").glob("results_*.json")
+    assert json.loads(results.read_text())["model_name"] == "org/big"
+    with pytest.raises(UserError, match="name what to evaluate: model=.*, or chat_model="):
+        evaluate(load(EvalConfig, [*args, "model=m"]))
+
+
 @pytest.mark.parametrize(
     ("args", "repeats", "cell", "said"),
     [
-        (["api.options={seed: 1}"], 2, CELL, "seed would make all of them the same"),
-        (["api.options={temperature: 0}"], 2, CELL, "temperature=0 would make all of them the same"),
+        (["api.options={seed: 1}"], 2, CELL, "all are the same"),
+        (["api.options={temperature: 0}"], 2, CELL, "all are the same"),
         ([], 1, Cell("max=64", Budget(64)), "cannot be forced"),
         ([], 1, Cell("max=auto ignore=1", Budget("auto", num_ignore=1)), "cannot be forced"),
         (["requests.api_key_env=NO_SUCH_KEY"], 1, CELL, "NO_SUCH_KEY"),
