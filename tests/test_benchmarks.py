@@ -40,8 +40,11 @@ def test_every_config_loads_and_says_where_to_get_it(name):
     assert found.name == name and path == CONFIGS / f"{name}.yaml" and found.files
     if found.hub_id and not found.revision:
         assert "not known here" in path.read_text()
-    with pytest.raises(UserError, match=f"benchmark {name}: .* holds none of its files"):
-        load_benchmark(name, CONFIGS)
+
+
+def test_a_folder_without_its_files_is_told_what_they_are():
+    with pytest.raises(UserError, match="benchmark aime25: .* holds none of its files .looked for aime25.jsonl, "):
+        load_benchmark("aime25", CONFIGS)
 
 
 def test_the_benchmarks_of_the_paper_and_their_repeats():
@@ -256,6 +259,7 @@ def test_an_edited_file_is_refused_by_the_run(tmp_path, monkeypatch):
 
 
 @needs_real_data
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["aime24", "aime25", "amc23", "hmmt_feb_2025", "math500", "gpqa_standin", "humaneval"])
 def test_real_benchmarks(name):
     found, questions = load_benchmark(name, DATA)
@@ -297,6 +301,7 @@ def test_three_files_of_aime25_have_the_same_answers(tmp_path):
 
 
 @needs_real_data
+@pytest.mark.slow
 def test_aime24_is_cut_from_the_validation_set_by_its_url(tmp_path):
     alone = load_benchmark("aime24", DATA)[1]
     for file in ("aimo_validation_aime_2022_2024.jsonl", "aimo_validation_aime_hub.parquet"):
