@@ -224,7 +224,7 @@ def shape_of(model: str) -> ModelShape | None:
 def score_samples(config: EvalConfig, run: Run, parts: Sequence[Part], scorer: Scorer) -> None:
     """Puts scores into the rows of single samples. The engine is closed by now; a text scored before is not again."""
     questions = {(part.benchmark, q.id): q for part in parts for q in part.questions}
-    rows = list(read_jsonl(run.path / "samples.jsonl"))
+    rows = Journal.read(run.path / "samples.jsonl")
     chat = None
     if scorer.reads_text:
         tokenizer = checkpoint.load_tokenizer(checkpoint.resolve(config.model, config.engine.revision, weights=False))
