@@ -4,6 +4,7 @@ One set of n samples a question gives the whole curve in k (eval/parallel.py). k
 The leaves of a search vote too, all at once.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from statistics import fmean
@@ -26,7 +27,9 @@ SCORED = {"best_of_n": best_of_k, "weighted_vote": weighted_vote_at_k}
 def parallel_of(
     rows: Iterable[Row], questions: dict[str, list[Question]], cells: Sequence[Cell], ks: Sequence[int] = ()
 ) -> list[Row]:
-    """An entry for every benchmark, cell, method and k: accuracy with its interval in percent, mean tokens.
+    """An entry for every benchmark, cell, method and k: accuracy with its interval in percent, mean tokens, and by
+    question its score (0 to 1) and tokens. sampling_error: the standard error, in points, that accuracy has where the
+    weighted vote looked at some of the subsets only; 0 is exact.
 
     questions: of each benchmark. ks: those up to n are taken; none: the powers of two, and for a search all leaves.
     The methods that need scores are left out where samples have none. Answers that could not be graded are no
@@ -51,18 +54,20 @@ def parallel_of(
 
 
 def _of_samples(by_question: dict[str, list[Row]], types: dict[str, str], ks: Sequence[int]) -> list[Row]:
-    candidates = [_candidates(rows, types[question]) for question, rows in by_question.items()]
-    most = max(map(len, candidates), default=0)
+    candidates = {question: _candidates(rows, types[question]) for question, rows in by_question.items()}
+    most = max(map(len, candidates.values()), default=0)
     if most < 2:
         return []
     rows = [row for rows in by_question.values() for row in rows]
-    tokens, read = _mean(rows, "num_sampled_tokens"), _mean(rows, "num_scorer_tokens")
+    tokens = {question: _mean(rows, "num_sampled_tokens") for question, rows in by_question.items()}
+    read = _mean(rows, "num_scorer_tokens")
     entries = []
     for method, estimate in _methods(rows).items():
         for k in ks or _powers_of_two(most):
-            values = [estimate(own, k) for own in candidates if len(own) >= k]
+            values = {question: estimate(own, k) for question, own in candidates.items() if len(own) >= k}
             if values:
-                entries.append(_entry(method, k, values, k * tokens, k * read if method in SCORED else 0.0))
+                prices = {question: k * tokens[question] for question in tokens}
+                entries.append(_entry(method, k, values, prices, k * read if method in SCORED else 0.0))
     return entries
 
 
@@ -74,22 +79,38 @@ def _of_leaves(by_question: dict[str, list[Row]], types: dict[str, str]) -> list
     if not trees:
         return []
     k = max(len(own) for _, own in trees)
-    tokens, read = _mean(rows, "num_sampled_tokens"), _mean(rows, "num_scorer_tokens")
+    tokens = {question: _mean(rows, "num_sampled_tokens") for question, rows in by_question.items()}
+    read = _mean(rows, "num_scorer_tokens")
     entries = []
     for method, estimate in (UNSCORED | SCORED).items():
         values: dict[str, list[float]] = {}
         for row, own in trees:
             values.setdefault(row["question_id"], []).append(estimate(own, len(own)))
-        entries.append(_entry(method, k, [fmean(v) for v in values.values()], tokens, read))
+        entries.append(_entry(method, k, {q: fmean(v) for q, v in values.items()}, tokens, read))
     return entries
 
 
-def _entry(method: str, k: int, values: list[float], tokens: float, scorer_tokens: float) -> dict[str, Any]:
-    """values: of each question, 0 to 1."""
-    interval = mean_interval({i: [min(1.0, max(0.0, value))] for i, value in enumerate(values)})
-    accuracy, low, high = (100.0 * x for x in interval)
+def _entry(
+    method: str, k: int, values: dict[str, float], tokens: dict[str, float], scorer_tokens: float
+) -> dict[str, Any]:
+    """values, tokens: of each question; values 0 to 1."""
+    scores = {question: min(1.0, max(0.0, float(value))) for question, value in values.items()}
+    accuracy, low, high = (100.0 * x for x in mean_interval({question: [s] for question, s in scores.items()}))
+    error = 100.0 * math.hypot(*(getattr(value, "stderr", 0.0) for value in values.values())) / len(values)
     return {"method": method, "k": k, "accuracy": accuracy, "low": low, "high": high, "num_questions": len(values),
-            "tokens": tokens, "scorer_tokens": scorer_tokens}  # fmt: skip
+            "tokens": fmean(tokens.values()), "scorer_tokens": scorer_tokens, "sampling_error": error,
+            "scores": scores, "prices": {question: tokens[question] for question in scores}}  # fmt: skip
+
+
+def overall(entry: Row) -> Row:
+    """An entry without what it has by question, for scores.json."""
+    return {key: value for key, value in entry.items() if key not in ("scores", "prices")}
+
+
+def question_by_question(entry: Row) -> Row:
+    """What an entry has by question, for parallel.jsonl: comparisons take it up."""
+    names = ("benchmark", "cell", "method", "k")
+    return {**{name: entry[name] for name in names}, "scores": entry["scores"], "tokens": entry["prices"]}
 
 
 def _candidates(rows: Sequence[Row], answer_type: str) -> list[Candidate]:
