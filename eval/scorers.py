@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from core.config import UserError, option
-from core.runs import Journal, Run
+from core.journal import Journal
+from core.runs import Run
 
 KINDS = ("mean_logprob", "prm")
 AGGREGATES = ("last", "min", "prod")
@@ -143,7 +144,9 @@ def aggregate(step_scores: Sequence[float], how: str) -> float:
 def load_scorer(config: ScorerConfig, run: Run) -> Scorer:
     """Loads no model yet. run: its scorer.jsonl keeps what a model said."""
     check_scorer(config)
-    return MeanLogprob() if config.kind == "mean_logprob" else ModelScorer(config, run.journal("scorer.jsonl"))
+    if config.kind == "mean_logprob":
+        return MeanLogprob()
+    return ModelScorer(config, run.journal("scorer.jsonl", can_redo=True))
 
 
 def check_scorer(config: ScorerConfig) -> None:
