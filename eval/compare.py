@@ -43,7 +43,7 @@ class Pair:
 @dataclass
 class Optimal(CellName):
     num_bins: int = option(5, help="of difficulty, of about the same size")
-    budgets: list[float] = option([], help="mean tokens a question; none named: the price of each cell")
+    budgets: list[float] = option([], help="mean tokens a question; none named: doublings of the cheapest")
 
 
 @dataclass
