@@ -22,7 +22,7 @@ def print_cells(name: str, scores: Iterable[Row]) -> None:
             if s["num_exhausted"]:
                 ungraded += f" exhausted={100 * s['num_exhausted'] / s['num_samples']:.0f}%"
             say(f"  {s['cell']:<{width}} {s['num_samples']:>6} {accuracy:>9}  {interval:<14} "
-                f"{s['thinking_tokens']:>9.1f} {s['answer_tokens']:>7.1f}  {ended}{ungraded}")  # fmt: skip
+                f"{_tokens(s['thinking_tokens']):>9} {_tokens(s['answer_tokens']):>7}  {ended}{ungraded}")  # fmt: skip
 
 
 def print_parallel(name: str, entries: Iterable[Row]) -> None:
@@ -49,6 +49,10 @@ def print_measures(name: str, measured: Iterable[Row]) -> None:
             values = [_shown(m[measure]) for measure in ("control", "scaling", "performance")]
             counts = f"{m['num_cells']:>5} {m['num_questions']:>5}"
             say(f"  {m['method']:<{width}} {counts}  {values[0]:<22} {values[1]:<22} {values[2]}")
+
+
+def _tokens(mean: float | None) -> str:
+    return "-" if mean is None else f"{mean:.1f}"
 
 
 def _shown(value: list[float | None] | None) -> str:
