@@ -5,9 +5,10 @@ import json
 import pytest
 from tiny_tokenizer import tiny_tokenizer
 
+import eval.samples
 from core.config import UserError, load
 from core.runs import read_record
-from core.types import question_id, read_jsonl, write_jsonl
+from core.types import Grade, question_id, read_jsonl, write_jsonl
 from eval import sample_stats
 from eval.import_samples import ImportConfig, Parts, main, split_response
 from eval.sample_stats import StatsConfig
@@ -54,7 +55,7 @@ def imported(*paths, args=()):
     return path, list(read_jsonl(path / "samples.jsonl")), json.loads((path / "scores.json").read_text())["cells"]
 
 
-def test_a_published_log_is_graded_again_from_its_answers(log, capsys):
+def test_a_published_log_is_graded_again_from_its_answers(log, capsys, monkeypatch):
     lines = [
         line(0, s1("\\boxed{7}", "The sum is $\\boxed{1}$."), 1),
         line(1, s1("so", "\\boxed{02}"), 0),  # wrong in the log, whose grader was a chat model
@@ -68,7 +69,7 @@ def test_a_published_log_is_graded_again_from_its_answers(log, capsys):
     assert [r["ended"] for r in rows] == ["natural", "natural", "budget", "context"]
     assert [r["response"] for r in rows][2:] == ["Final Answer: 9", ""], "thinking cut off is no answer"
     assert rows[0]["question_id"] == question_id("0 + 1 = ?") and rows[0]["thinking"] == "\\boxed{7}"
-    assert (score["benchmark"], score["cell"], score["accuracy"]) == ("aime24_nofigures", "max=auto", 50.0)
+    assert (score["benchmark"], score["cell"], score["accuracy"]) == ("aime24", "max=auto", 50.0)
     assert score["thinking_tokens"] is None, "not known without a tokenizer"
     assert read_record(path)["headline"]["agreement"] == {
         "num_both": 4, "num_right_here_alone": 1, "num_right_there_alone": 2,
@@ -77,6 +78,10 @@ def test_a_published_log_is_graded_again_from_its_answers(log, capsys):
     assert "graders agree on 1 of 4 (25.0%)" in said and "1 of 4 responses hold no '<|im_start|>answer'" in said
     assert len(list(read_jsonl(path / "questions.jsonl"))) == 4
     assert imported(file)[0] == path, "an import is done once"
+    monkeypatch.setattr(eval.samples, "grade", lambda response, question: Grade(True, None, "rules-of-tomorrow"))
+    _, again, (score,) = imported(file, args=["regrade=true"])
+    assert {r["grader"] for r in again} == {"rules-of-tomorrow"} and score["accuracy"] == 100.0
+    assert read_record(path)["headline"]["agreement"]["num_right_here_alone"] == 1
 
 
 def test_64_samples_of_a_question_are_its_repeats(log):
@@ -111,7 +116,7 @@ def test_the_cell_is_read_off_the_settings_and_the_prompt(log):
         imported(files["steps"])
     _, rows, (score,) = imported(files["steps"], args=["profile=steps"])
     assert (score["cell"], score["control"], score["asked"]) == ("steps=64 max=auto", "steps", 64)
-    with pytest.raises(UserError, match="are both aime24_nofigures max=auto ignore=2"):
+    with pytest.raises(UserError, match="are both aime24 max=auto ignore=2"):
         imported(files["wait"], log([line(0, s1("so", "1"), 1, wait)], folder="again"))
 
 
@@ -143,7 +148,7 @@ def test_token_counts_come_from_the_tokenizer(log, monkeypatch, capsys):
     assert stats["mean_steps"] == 1 and stats["num_without_thinking"] == 1 and stats["num_over_context"] == 0
     assert stats["limits"] == {"thinking": None, "steps": None, "context": 100}
     sample_stats.main(StatsConfig(str(path)))
-    assert capsys.readouterr().out.startswith("aime24_nofigures max=auto: 2 samples; means:\n  steps            1.0")
+    assert capsys.readouterr().out.startswith("aime24 max=auto: 2 samples; means:\n  steps            1.0")
     with pytest.raises(UserError, match="no cell 'max=9'; it has max=auto"):
         sample_stats.main(StatsConfig(str(path), cells=["max=9"]))
 
