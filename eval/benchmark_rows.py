@@ -196,6 +196,9 @@ def tests_of(kind: str, row: Mapping[str, Any]) -> dict[str, Any]:
     cases = _cases(row.get("public_test_cases"), "public_test_cases")
     cases += _cases(row.get("private_test_cases"), "private_test_cases")
     function = _json(row.get("metadata") or "{}", "metadata").get("func_name")
+    for text in (part for case in cases for part in (*case["input"].split("\n"), case["output"]) if function):
+        if text.strip():
+            _json(text, "a test of a function")
     return {"cases": cases, "function": function}
 
 

@@ -15,6 +15,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,17 @@ from eval.benchmarks import input_files, load_benchmark
 from eval.cells import Cell, Cells, cells_of
 from eval.chat_model import ChatModelConfig, draw_replies
 from eval.draw import draw, load_questions, tasks_of
+from eval.draw_pools import Pools, pool_cells
 from eval.harness import write_harness_results
 from eval.judge import JudgeConfig
+from eval.parallel_scores import overall, parallel_of, question_by_question, with_scores
+from eval.rejection import RejectionConfig
 from eval.samples import Row, graded_beside, graded_row, key_of, regraded
-from eval.score_tables import print_cells, print_measures
+from eval.score_tables import print_cells, print_measures, print_parallel
+from eval.scorers import Scorer, ScorerConfig, check_scorer, load_scorer
 from eval.scores import measures_of, scores_of
+from eval.search import SearchConfig
+from inference import checkpoint
 from inference.engine import EngineConfig, Sampling, open_driver
 
 
@@ -54,6 +61,18 @@ class EvalConfig:
     profile: str = option("s1", help="delimiters: s1, think-tags, steps, plain")
     system: str | None = option(None, help="system message; null keeps the chat template's own default")
     cells: list[Cells] = option([], help="blocks of the grid; each is the product of its lists (eval/cells.py)")
+    rejection: RejectionConfig | None = option(
+        None, help=f"rejection sampling: {{{', '.join(f.name for f in fields(RejectionConfig))}}}"
+    )
+    searches: list[SearchConfig] = option(
+        [], help=f"search over thinking, each {{{', '.join(f.name for f in fields(SearchConfig))}}}"
+    )
+    scorer: ScorerConfig | None = option(
+        None,
+        help="scores samples for best-of-N and the weighted vote, and steers searches (null: mean_logprob there): "
+        f"{{{', '.join(f.name for f in fields(ScorerConfig))}}}",
+    )
+    ks: list[int] = option([], help="k of the parallel methods; empty: powers of two up to the repeats")
     max_answer_tokens: int = option(512, help="answer limit, reserved in the context")
     cue: str = option("\nFinal Answer:", help="written after a forced close")
     budget_per_round: bool = option(False, help="a fresh budget after each ignored end, as the released evaluator")
@@ -82,9 +101,9 @@ class Part:
 
 def main(config: EvalConfig) -> Path:
     check(config)
-    cells = cells_of(config.cells, config.profile, config.cue, config.max_answer_tokens, config.budget_per_round)
-    if config.chat_model and not cells:
-        cells = [chat_model.CELL]
+    grid = cells_of(config.cells, config.profile, config.cue, config.max_answer_tokens, config.budget_per_round)
+    pools = pool_cells(config.rejection, config.searches, config.sampling, config.cue, config.max_answer_tokens)
+    cells = [*grid, *pools] or ([chat_model.CELL] if config.chat_model else [])
     if not cells:
         raise UserError("cells is empty: name at least one thinking budget, e.g. cells=[{max_thinking_tokens: [auto]}]")
     parts, inputs = parts_of(config)
@@ -105,7 +124,16 @@ def main(config: EvalConfig) -> Path:
             return run.path
         if config.regrade:
             raise UserError(f"regrade=true: {run.path} is not finished; run the command without it first")
-        sampled = (sample_replies if config.chat_model else sample)(config, run, parts, cells)
+        if config.chat_model:
+            sampled = sample_replies(config, run, parts, cells)
+        else:
+            scorer = load_scorer(config.scorer or ScorerConfig(), run)
+            sampled = sample(config, run, parts, cells, pools, scorer)
+            if config.scorer:
+                score_samples(config, run, parts, scorer)
+            scorer.close()
+            if scorer.reads_text:
+                sampled["scorer_tokens"] = scorer.num_read
         if config.judge:
             sampled["judge"] = settle_by_judge(config, run, parts)
         run.finish(**conclude(config, run, parts, cells, sampled))
@@ -119,6 +147,10 @@ def check(config: EvalConfig) -> None:
         raise UserError("name what to evaluate: model=<folder or hub id>, or chat_model={api: ...} (one of the two)")
     if bool(config.benchmarks) == (config.questions is not None):
         raise UserError("name what to evaluate on: benchmarks=[...], or questions=... (one of the two)")
+    if config.scorer is not None:
+        check_scorer(config.scorer)
+    if min(config.ks, default=1) < 1:
+        raise UserError(f"ks={config.ks}: k counts samples, from 1")
     if config.repeats is not None and config.repeats < 1:
         raise UserError(f"repeats must be at least 1, not {config.repeats}; null takes each benchmark's own")
 
@@ -141,7 +173,14 @@ def parts_of(config: EvalConfig) -> tuple[list[Part], dict[str, str]]:
     return parts, inputs
 
 
-def sample(config: EvalConfig, run: Run, parts: Sequence[Part], cells: Sequence[Cell]) -> dict[str, Any]:
+def sample(
+    config: EvalConfig,
+    run: Run,
+    parts: Sequence[Part],
+    cells: Sequence[Cell],
+    pools: dict[Cell, Any],
+    scorer: Scorer,
+) -> dict[str, Any]:
     """Draws and grades what the journal of an earlier sitting lacks. Returns what the engine did in this sitting.
 
     Raises UserError where samples failed in the engine: they are no wrong answers, and the same command draws them.
@@ -160,8 +199,14 @@ def sample(config: EvalConfig, run: Run, parts: Sequence[Part], cells: Sequence[
     ):
         chat = ChatFormat(config.profile, tokenizer)
         shape = shape_of(config.model)
-        drawn = draw(driver, chat, todo, config.sampling, config.seed, config.system)
-        for row in graded_beside(drawn, lambda one: graded_row(one, chat, shape)):
+        alone = [task for task in todo if task.cell not in pools]
+        pooled = [task for task in todo if task.cell in pools]
+        drawn = draw(driver, chat, alone, config.sampling, config.seed, config.system, config.scorer is not None)
+        drawn_pools = Pools(driver, chat, pools, config.sampling, config.seed, config.system, scorer).draw(pooled)
+        for row in chain(
+            graded_beside(drawn, lambda one: graded_row(one, chat, shape)),
+            graded_beside(drawn_pools, lambda one: one.row(chat, shape)),
+        ):
             if row["ended"] == "error":
                 failed.append(row)
                 continue
@@ -215,6 +260,17 @@ def shape_of(model: str) -> ModelShape | None:
         return None
 
 
+def score_samples(config: EvalConfig, run: Run, parts: Sequence[Part], scorer: Scorer) -> None:
+    """Puts scores into the rows of single samples. The engine is closed by now; a text scored before is not again."""
+    questions = {(part.benchmark, q.id): q for part in parts for q in part.questions}
+    rows = Journal.read(run.path / "samples.jsonl")
+    chat = None
+    if scorer.reads_text:
+        tokenizer = checkpoint.load_tokenizer(checkpoint.resolve(config.model, config.engine.revision, weights=False))
+        chat = ChatFormat(config.profile, tokenizer)
+    write_jsonl(run.path / "samples.jsonl", with_scores(rows, questions, scorer, chat, config.scorer.step_delimiter))
+
+
 def settle_by_judge(config: EvalConfig, run: Run, parts: Sequence[Part]) -> dict[str, Any]:
     """Puts verdicts into the rows that rules left open, and lists them in judged.jsonl. Returns what it took."""
     questions = {(part.benchmark, q.id): q for part in parts for q in part.questions}
@@ -236,12 +292,16 @@ def conclude(
     write_jsonl(run.path / "samples.jsonl", rows)
     names = [part.benchmark for part in parts]
     scores = scores_of(rows, names, cells)
+    parallel = parallel_of(rows, {part.benchmark: part.questions for part in parts}, cells, config.ks)
     measured = measures_of(rows, names, cells)
     _say_unanswered(config.name, rows)
-    entries = {"cells": scores, "measures": measured, **(sampled or {})}
+    write_jsonl(run.path / "parallel.jsonl", (question_by_question(entry) for entry in parallel))
+    parallel = [overall(entry) for entry in parallel]
+    entries = {"cells": scores, "parallel": parallel, "measures": measured, **(sampled or {})}
     (run.path / "scores.json").write_text(json.dumps(entries, indent=2) + "\n")
     write_harness_results(run.path, {part.benchmark: part.questions for part in parts})
     print_cells(config.name, scores)
+    print_parallel(config.name, parallel)
     print_measures(config.name, measured)
     accuracy: dict[str, dict[str, float]] = {}
     for score in scores:

@@ -19,8 +19,24 @@ def print_cells(name: str, scores: Iterable[Row]) -> None:
             interval = "" if s["accuracy"] is None else f"[{s['low']:.1f}, {s['high']:.1f}]"
             ended = " ".join(f"{k}={v}" for k, v in s["ended"].items())
             ungraded = f" ungraded={s['num_ungraded']}" if s["num_ungraded"] else ""
+            if s["num_exhausted"]:
+                ungraded += f" exhausted={100 * s['num_exhausted'] / s['num_samples']:.0f}%"
             say(f"  {s['cell']:<{width}} {s['num_samples']:>6} {accuracy:>9}  {interval:<14} "
                 f"{_tokens(s['thinking_tokens']):>9} {_tokens(s['answer_tokens']):>7}  {ended}{ungraded}")  # fmt: skip
+
+
+def print_parallel(name: str, entries: Iterable[Row]) -> None:
+    """A line for every cell and method: accuracy with its interval at each k, and the tokens of the largest."""
+    for benchmark, own in groupby(entries, key=lambda e: e["benchmark"]):
+        lines = {key: list(line) for key, line in groupby(own, key=lambda e: (e["cell"], e["method"]))}
+        width = max(len(cell) for cell, _ in lines)
+        say(f"{name} {benchmark}: k samples a question, accuracy % with 95% intervals; n is the number of questions")
+        for (cell, method), line in lines.items():
+            values = "  ".join(
+                f"k={e['k']}: {e['accuracy']:.1f} [{e['low']:.1f}, {e['high']:.1f}] n={e['num_questions']}"
+                for e in line
+            )
+            say(f"  {cell:<{width}} {method:<13} {values}  ({line[-1]['tokens']:,.0f} tokens)")
 
 
 def print_measures(name: str, measured: Iterable[Row]) -> None:

@@ -37,6 +37,7 @@ def score(rows: list[Row]) -> dict[str, Any]:
         "ended": dict(sorted(Counter(r["ended"] for r in rows).items())),
         "num_ignored": sum(r["num_ignored"] or 0 for r in rows),
         "num_repetitions": sum(r["repetition"] for r in rows),
+        "num_exhausted": sum(r.get("exhausted", False) for r in rows),
     }
 
 
@@ -77,7 +78,9 @@ def measures_of(rows: list[Row], benchmarks: Iterable[str], cells: Sequence[Cell
                 continue
             scores = {label: {q: fmean(values[q]) for q in questions} for label, values in graded.items()}
             lengths = {c.label: _tokens_by_question(grouped[benchmark, c.label], questions) for c in own}
-            default = next((c for c in cells if c.control == "none" and c.budget == own[0].budget), None)
+            default = next(
+                (c for c in cells if c.control == "none" and c.way is None and c.budget == own[0].budget), None
+            )
             default_tokens = default and _mean_tokens(grouped.get((benchmark, default.label), []))
             found = measures(lengths, scores, {c.label: _limit(c, default_tokens) for c in own})
             knows_limits = method != "class_conditional" or default_tokens is not None
@@ -102,7 +105,8 @@ def _tokens_by_question(rows: list[Row], questions: set[str]) -> dict[str, float
     tokens: dict[str, list[int]] = {}
     for row in rows:
         if row["question_id"] in questions:
-            tokens.setdefault(row["question_id"], []).append(row["num_thinking_tokens"])
+            length = row.get("accepted_thinking_tokens", row["num_thinking_tokens"])  # of rejection sampling's try
+            tokens.setdefault(row["question_id"], []).append(length)
     return {question: fmean(values) for question, values in tokens.items()}
 
 
