@@ -31,8 +31,9 @@ from eval.benchmark_rows import BadRow, reference_of, with_options
 from eval.cells import Cell, Cells, cells_of
 from eval.grading import grade
 from eval.harness import LoggedSample, budget_of, read_log, results_beside, task_of
+from eval.parallel_scores import overall, parallel_of, question_by_question
 from eval.samples import Row, graded_beside, regraded, verdict
-from eval.score_tables import print_cells
+from eval.score_tables import print_cells, print_parallel
 from eval.scores import scores_of
 
 QUESTION_COLUMNS = ("problem", "question", "Question", "Problem", "prompt")
@@ -122,9 +123,13 @@ def main(config: ImportConfig) -> Path:
             rows = graded(logs, config, run)
         write_jsonl(run.path / "questions.jsonl", {q.id: q for q in questions.values()}.values())
         scores = [score for log in logs for score in scores_of(rows, [log.benchmark], [log.cell])]
-        (run.path / "scores.json").write_text(json.dumps({"cells": scores, "measures": []}, indent=2) + "\n")
+        votes = [vote for log in logs for vote in parallel_of(rows, {log.benchmark: log.questions}, [log.cell])]
+        entries = {"cells": scores, "parallel": [overall(vote) for vote in votes], "measures": []}
+        (run.path / "scores.json").write_text(json.dumps(entries, indent=2) + "\n")
+        write_jsonl(run.path / "parallel.jsonl", map(question_by_question, votes))
         warn_of_missing_delimiters(rows, config.profile)
         print_cells(config.name, scores)
+        print_parallel(config.name, entries["parallel"])
         accuracy = {f"{score['benchmark']} {score['cell']}": score["accuracy"] for score in scores}
         models = sorted({log.model for log in logs if log.model})
         run.finish(accuracy=accuracy, agreement=print_agreement(rows), models=models)

@@ -10,6 +10,8 @@ from core.config import UserError, load
 from core.runs import read_record
 from core.types import Grade, question_id, read_jsonl, write_jsonl
 from eval import sample_stats
+from eval.compare import CompareConfig
+from eval.compare import main as compare
 from eval.import_samples import ImportConfig, Parts, main, split_response
 from eval.sample_stats import StatsConfig
 from inference import checkpoint
@@ -91,10 +93,17 @@ def test_64_samples_of_a_question_are_its_repeats(log):
              exact_matches=[k % 2 for k in range(64)], **{"cov@2": 1, "maj@2": 0})
         for i in (0, 1)
     ]  # fmt: skip
-    _, rows, (score,) = imported(log(lines, "aime24_nofigures_agg64"))
+    path, rows, (score,) = imported(log(lines, "aime24_nofigures_agg64"))
     assert [r["repeat"] for r in rows] == [*range(64)] * 2
     assert all(r["correct"] is r["original_correct"] is (r["repeat"] % 2 == 1) for r in rows)
     assert (score["num_questions"], score["num_samples"], score["accuracy"]) == (2, 128, 50.0)
+    votes = json.loads((path / "scores.json").read_text())["parallel"]
+    (coverage,) = (vote for vote in votes if vote["method"].startswith("pass") and vote["k"] == 2)
+    assert coverage["accuracy"] == pytest.approx(100 * (1 - 32 * 31 / (64 * 63))) and coverage["tokens"] is None
+    assert len(list(read_jsonl(path / "parallel.jsonl"))) == len(votes)
+    compared = compare(load(CompareConfig, [f"runs=[{path}, {imported(log(lines), args=['name=b'])[0]}]"]))
+    (pair,) = json.loads((compared / "compare.json").read_text())["pairs"]
+    assert pair["difference"] == 0 and pair["num_questions"] == 2
 
 
 def test_the_cell_is_read_off_the_settings_and_the_prompt(log):

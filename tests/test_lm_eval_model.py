@@ -146,7 +146,7 @@ def test_what_has_no_effect_is_said_and_another_s_budget_is_refused():
 
 @pytest.mark.parametrize(
     ("args", "said"),
-    [({"num_ignor": 1}, "unknown key 'num_ignor'"), ({"max_thinking_tokens": -1}, "expected a number"),
+    [({"num_ignor": 1}, "unknown key 'num_ignor'"), ({"max_thinking_tokens": -1}, "expected a number"), ({"options": "x"}, "takes JSON"),
      ({"profile": "qwen"}, "profile 'qwen' is unknown")],
 )  # fmt: skip
 def test_wrong_arguments_are_refused(model, args, said):
