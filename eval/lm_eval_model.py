@@ -14,7 +14,7 @@ Everything but the model is the harness's (python -m eval.lm_eval_model run --he
     return_thinking       true: responses hold the thinking and the delimiters as well, as the released evaluator's did
     seed                  of the sampling, where a task or --gen_kwargs asks for a temperature above 0
     backend, dtype, max_model_len, max_num_seqs, revision      as `engine` in eval.run
-    options               the same; needs JSON: --model_args '{"pretrained": ..., "options": {"tensor_parallel_size": 8}}'
+    options               the same, as JSON: --model_args '{"pretrained": ..., "options": {"tensor_parallel_size": 8}}'
 
 A response is the answer alone: thinking that was cut off is never a part of it, and only there the stop strings of a
 task (`until`) are looked for. A task's prompt becomes the user's message; with --apply_chat_template the harness builds
