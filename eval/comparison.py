@@ -45,6 +45,11 @@ class EvalCell:
     def has_repeats(self) -> bool:
         return len(self.rows) > len(self.questions)
 
+    @property
+    def has_price(self) -> bool:
+        """Imported rows, and those of some endpoints, do not say how many tokens they took."""
+        return all(_num_sampled(row) is not None for row in self.rows)
+
     def tokens(self) -> dict[str, float]:
         """{question: mean tokens sampled for an answer}, thinking and answer, all tries and paths."""
         prices: dict[str, list[float]] = {}
@@ -53,10 +58,11 @@ class EvalCell:
         return {question: fmean(tokens) for question, tokens in prices.items()}
 
 
-def _num_sampled(row: Row) -> float:
+def _num_sampled(row: Row) -> float | None:
     """Rows of before costs were recorded have the tokens of thinking and answer alone."""
-    sampled = row.get("num_sampled_tokens")
-    return row["num_thinking_tokens"] + row["num_answer_tokens"] if sampled is None else sampled
+    if "num_sampled_tokens" in row:
+        return row["num_sampled_tokens"]
+    return row["num_thinking_tokens"] + row["num_answer_tokens"]
 
 
 def load_cells(path: str | Path, run: str) -> tuple[list[EvalCell], list[Row]]:
@@ -185,7 +191,7 @@ def wait_pairs(cells: Sequence[EvalCell]) -> list[tuple[EvalCell, EvalCell]]:
 
 
 def methods_by_price(cells: Sequence[EvalCell], votes: Sequence[Row], benchmark: str) -> list[Row]:
-    """Every method on a benchmark, the cheapest first; what could not be graded at all is left out.
+    """Every method on a benchmark, the cheapest first; left out is what could not be graded at all, or has no price.
 
     family: the curve that the method is a point of. is_bound: pass@k, which nobody can do without knowing the answers.
     best_so_far: more accurate than everything cheaper, bounds aside.
@@ -193,13 +199,13 @@ def methods_by_price(cells: Sequence[EvalCell], votes: Sequence[Row], benchmark:
     methods = []
     for cell in cells:
         graded = by_question(cell.rows)
-        if cell.benchmark == benchmark and graded:
+        if cell.benchmark == benchmark and graded and cell.has_price:
             family = cell.settings.get("method", "budget_forcing").replace("_", " ")
             methods.append({"run": cell.run, "method": cell.cell, "family": family,
                             "tokens": fmean(cell.tokens().values()), **_accuracy(graded),
                             "num_questions": len(graded), "is_bound": False})  # fmt: skip
     for vote in votes:
-        if vote.get("benchmark", "questions") == benchmark and vote["accuracy"] is not None:
+        if vote.get("benchmark", "questions") == benchmark and None not in (vote["accuracy"], vote["tokens"]):
             numbers = {name: vote[name] for name in ("tokens", "accuracy", "low", "high", "num_questions")}
             family = f"{_method_name(vote)}@k {vote['cell']}"
             methods.append({"run": vote["run"], "method": vote_name(vote), "family": family, **numbers,
@@ -231,6 +237,8 @@ def optimal_choice(
     if not others:
         raise UserError(f"optimal: {difficulty.benchmark} has no cell beside {difficulty.label} to choose from")
     for cell in others:
+        if not cell.has_price:
+            raise UserError(f"optimal: {cell.label} does not say how many tokens its samples took; leave its run out")
         different = len(cell.questions ^ difficulty.questions)
         if different and not common:
             raise UserError(
@@ -242,7 +250,7 @@ def optimal_choice(
     own_cells = {(cell.run, cell.benchmark, cell.cell) for cell in others}
     for vote in votes:
         is_of_others = (vote["run"], vote.get("benchmark", "questions"), vote["cell"]) in own_cells
-        if is_of_others and "scores" in vote and vote["method"] != BOUND:
+        if is_of_others and "scores" in vote and vote["method"] != BOUND and vote["tokens"] is not None:
             label = f"{vote['run']} {vote_name(vote)}"
             scores[label], tokens[label] = vote["scores"], vote["prices"]
     hardness = _means(difficulty)

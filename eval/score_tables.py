@@ -36,7 +36,10 @@ def print_parallel(name: str, entries: Iterable[Row]) -> None:
                 f"k={e['k']}: {e['accuracy']:.1f} [{e['low']:.1f}, {e['high']:.1f}] n={e['num_questions']}"
                 for e in line
             )
-            say(f"  {cell:<{width}} {method:<13} {values}  ({line[-1]['tokens']:,.0f} tokens)")
+            tokens = line[-1]["tokens"]
+            say(
+                f"  {cell:<{width}} {method:<13} {values}" + (f"  ({tokens:,.0f} tokens)" if tokens is not None else "")
+            )
 
 
 def print_measures(name: str, measured: Iterable[Row]) -> None:
