@@ -118,8 +118,10 @@ class ModelScorer:
         return self._known[self._key(path)][1]
 
     def close(self) -> None:
+        """Frees the model; it is loaded again where another unknown text comes."""
         if self._model is not None:
             self._model.close()
+            self._model = None
 
     def _read(self, unknown: dict[str, ScoredPath]) -> None:
         if self._model is None:
