@@ -70,6 +70,7 @@ def _draw(config: EvalConfig, run: Run, work: Work, scorer: Scorer) -> dict[str,
             tokens, graded = sum(driver.num_sampled.values()), correct[True] + correct[False]
             share = f"{100 * correct[True] / graded:.1f}% right" if graded else "none graded"
             progress.update(correct.total(), f"{tokens:,} tokens sampled | {share} so far")
+        scorer.close()  # before the engine: two of vLLM in one process share what the first to go takes down
     if failed:
         where = ", ".join(key_of(failed[0])[:3])
         raise UserError(

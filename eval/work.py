@@ -68,6 +68,8 @@ def work_of(config: EvalConfig) -> Work:
 def _parts_of(config: EvalConfig) -> tuple[list[Part], dict[str, str]]:
     """(what to evaluate on, the files or hub revisions it comes from)."""
     inputs = {"model": config.model} if config.model else {}
+    if config.scorer is not None and config.scorer.model is not None:
+        inputs["scorer"] = config.scorer.model
     varies = chat_model.varies(config.chat_model) if config.chat_model else config.sampling.temperature > 0
     if config.questions is not None:
         questions = load_questions(config.questions, config.limit)
