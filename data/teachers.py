@@ -11,7 +11,7 @@ from typing import Any
 
 from core.chat import ChatFormat
 from core.config import option
-from core.endpoint import is_refusal
+from core.endpoint import is_refusal, split_thinking
 from core.log import Progress
 from core.runs import Run
 from core.types import Question, Sample
@@ -112,14 +112,3 @@ def answer_of_row(row: dict[str, Any], thinking_tags: Sequence[str]) -> Answer:
     if row["finish_reason"] == "length":
         return Answer(thinking, attempt, "truncated")
     return whole(thinking, attempt)
-
-
-def split_thinking(reasoning: str, content: str, opening: str, closing: str) -> tuple[str, str]:
-    """(thinking, attempt). The opening tag may be missing, where the chat template has written it (R1)."""
-    is_opened = content.lstrip().startswith(opening)
-    before, closed, after = content.partition(closing)
-    if reasoning.strip():  # in a field of its own; an empty pair of tags may still precede the answer
-        return reasoning.strip(), (after if is_opened and closed else content).strip()
-    if closed or is_opened:
-        return before.strip().removeprefix(opening).strip(), after.strip()
-    return "", content.strip()

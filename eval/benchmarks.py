@@ -9,7 +9,6 @@ The rows themselves are turned into questions by eval/benchmark_rows.py.
 """
 
 import difflib
-import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -65,16 +64,20 @@ def load_benchmark(
 
     Raises UserError naming the file and the row that cannot be read, or the number of questions that was not expected.
     """
+    if limit is not None and limit < 1:
+        raise UserError(f"limit={limit}: at least one question, or null for all")
     benchmark, path = find_benchmark(name)
     table = _table(benchmark, path, root)
     questions: dict[str, Question] = {}
-    for number, question in itertools.islice(_questions(benchmark, path, table, seed), limit):
+    for number, question in _questions(benchmark, path, table, seed):
         first = questions.setdefault(question.id, question)
         if first is not question and benchmark.duplicates == "error":
             raise UserError(
                 f"{table.place}, row {number}: the same question as row {first.metadata['row']}; remove one of them, "
                 f"or set `duplicates: first` in {path}"
             )
+        if len(questions) == limit:
+            break
     if limit is None and benchmark.expected not in (None, len(questions)):
         raise UserError(
             f"{table.place}: {len(questions)} questions, and {benchmark.name} has {benchmark.expected}; set limit to "
@@ -107,7 +110,7 @@ def _questions(benchmark: Benchmark, path: Path, table: tables.Table, seed: int)
 def _table(benchmark: Benchmark, path: Path, root: str | Path | None) -> tables.Table:
     file = _local_file(benchmark, path, root)
     if file:
-        return replace(tables.local_table(file, file.parent, benchmark.name), place=str(file))
+        return tables.file_table(file)
     commit = _commit(benchmark.hub_id, benchmark.revision)
     try:
         if benchmark.address:
@@ -134,12 +137,10 @@ def _local_file(benchmark: Benchmark, path: Path, root: str | Path | None) -> Pa
             f"benchmark {benchmark.name}: {folder} holds none of its files (looked for {looked_for}); put one there, "
             f"or name yours under `files` in a copy of {path}{otherwise}"
         )
-    if Path(file.name.removesuffix(".gz")).suffix.lower() not in tables.READABLE:
-        raise UserError(f"{path}: files: {file.name} is none of {', '.join(tables.READABLE)} (or .gz of them)")
     return file
 
 
 @cache
 def _commit(hub_id: str, revision: str | None) -> str | None:
     """One answer a process, so that what is recorded is what is read."""
-    return revision or tables.hub_revision(hub_id, None)
+    return revision or tables.hub_revision(hub_id, None)  # None: offline, and what is in the cache is read

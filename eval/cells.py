@@ -38,17 +38,25 @@ class Cells:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell. asked: tokens or steps that the question asks for. forced: thinking is ended there."""
+    """One cell. asked: tokens or steps that the question asks for. forced: thinking is ended there.
+
+    way: rejection_sampling or a search (eval/draw_pools.py); None where every sample is drawn by itself.
+    repeats: its own number of them; None takes the benchmark's.
+    """
 
     label: str
     budget: Budget
     control: str = "none"
     asked: int | None = None
     forced: bool = False
+    way: str | None = None
+    repeats: int | None = None
 
     @property
     def method(self) -> str:
         """The paper's name of the method, in whose curve this cell is a point. Another ignore text is another curve."""
+        if self.way:
+            return self.way
         names = {"none": "budget_forcing", "tokens": "token_conditional", "steps": "step_conditional"}
         name = names.get(self.control, "class_conditional") + ("+forcing" if self.forced else "")
         appends = self.budget.num_ignore or self.budget.min_thinking_tokens
@@ -57,6 +65,8 @@ class Cell:
     @property
     def limit(self) -> int | None:
         """The most thinking tokens that Control counts as kept; None: no limit, or (short, long) the default run's."""
+        if self.way not in (None, "rejection_sampling"):
+            return None  # each path of a search has one, all together have none
         if self.asked is not None:
             return self.asked * (TOKENS_A_STEP if self.control == "steps" else 1)
         return self.budget.max_thinking_tokens if isinstance(self.budget.max_thinking_tokens, int) else None

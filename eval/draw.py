@@ -1,7 +1,7 @@
 """Draws samples: every cell of a grid, for every question and repeat, through one driver."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class Drawn:
 
 
 def tasks_of(
-    questions: Iterable[Question], cells: Iterable[Cell], repeats: int = 1, benchmark: str = "questions"
+    questions: Iterable[Question], cells: Sequence[Cell], repeats: int = 1, benchmark: str = "questions"
 ) -> list[Task]:
     """Question by question, the longest budget first, so that shorter ones are cut from its trajectory."""
 
@@ -49,7 +49,14 @@ def tasks_of(
         return (limit if isinstance(limit, int) else float("inf")), cell.budget.num_ignore
 
     ordered = sorted(cells, key=length, reverse=True)
-    return [Task(cell, q, r, benchmark) for q in questions for r in range(repeats) for cell in ordered]
+    most = max([repeats, *(cell.repeats or 0 for cell in cells)])
+    return [
+        Task(cell, q, r, benchmark)
+        for q in questions
+        for r in range(most)
+        for cell in ordered
+        if r < (cell.repeats or repeats)
+    ]
 
 
 def draw(

@@ -493,3 +493,8 @@ def serve_math_verify() -> None:
             faulthandler.dump_traceback_later(ORPHAN_SECONDS, exit=True, file=nowhere)
             print(json.dumps(compare(*json.loads(line))), file=replies, flush=True)
             faulthandler.cancel_dump_traceback_later()
+
+
+def same_answer(a: str, b: str, answer_type: str) -> bool:
+    """Are two extracted answers one answer?"""
+    return a == b

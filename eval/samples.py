@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from core.chat import ChatFormat
@@ -11,7 +12,9 @@ from core.conditional import num_steps
 from core.cost import ModelShape
 from core.types import Grade, Question, Sample
 from eval.draw import Drawn, Key
-from eval.grading import grade
+from eval.grading import grade, same_answer
+from eval.parallel import answer_classes
+from eval.search import choose
 
 Row = dict[str, Any]
 NUM_GRADERS = 4  # threads; one hard answer takes seconds
@@ -53,7 +56,23 @@ def verdict(grade: Grade) -> dict[str, Any]:
 
 
 def regraded(row: Row, question: Question) -> Row:
+    if row.get("exhausted"):
+        return row  # of rejection sampling: there is no response to grade
+    if "paths" in row:
+        paths = [path | verdict(grade(path["response"], question)) for path in row["paths"]]
+        return decided(row | {"paths": paths}, question)
     return row | verdict(grade(row["response"], question))
+
+
+def decided(row: Row, question: Question) -> Row:
+    """The row of a search with the words and the grade of the path that its leaves choose."""
+    paths = row["paths"]
+    classes = answer_classes(
+        [path["extracted"] for path in paths], partial(same_answer, answer_type=question.answer_type)
+    )
+    chosen = choose(classes, [path["score"] for path in paths], row["select"])
+    own = {name: value for name, value in paths[chosen].items() if not name.startswith("num_")}
+    return row | own | {"chosen": chosen}
 
 
 def graded_beside(drawn: Iterable[Any], grade_one: Callable[[Any], Row]) -> Iterator[Row]:

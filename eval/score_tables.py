@@ -19,8 +19,27 @@ def print_cells(name: str, scores: Iterable[Row]) -> None:
             interval = "" if s["accuracy"] is None else f"[{s['low']:.1f}, {s['high']:.1f}]"
             ended = " ".join(f"{k}={v}" for k, v in s["ended"].items())
             ungraded = f" ungraded={s['num_ungraded']}" if s["num_ungraded"] else ""
+            if s["num_exhausted"]:
+                ungraded += f" exhausted={100 * s['num_exhausted'] / s['num_samples']:.0f}%"
             say(f"  {s['cell']:<{width}} {s['num_samples']:>6} {accuracy:>9}  {interval:<14} "
-                f"{s['thinking_tokens']:>9.1f} {s['answer_tokens']:>7.1f}  {ended}{ungraded}")  # fmt: skip
+                f"{_tokens(s['thinking_tokens']):>9} {_tokens(s['answer_tokens']):>7}  {ended}{ungraded}")  # fmt: skip
+
+
+def print_parallel(name: str, entries: Iterable[Row]) -> None:
+    """A line for every cell and method: accuracy with its interval at each k, and the tokens of the largest."""
+    for benchmark, own in groupby(entries, key=lambda e: e["benchmark"]):
+        lines = {key: list(line) for key, line in groupby(own, key=lambda e: (e["cell"], e["method"]))}
+        width = max(len(cell) for cell, _ in lines)
+        say(f"{name} {benchmark}: k samples a question, accuracy % with 95% intervals; n is the number of questions")
+        for (cell, method), line in lines.items():
+            values = "  ".join(
+                f"k={e['k']}: {e['accuracy']:.1f} [{e['low']:.1f}, {e['high']:.1f}] n={e['num_questions']}"
+                for e in line
+            )
+            tokens = line[-1]["tokens"]
+            say(
+                f"  {cell:<{width}} {method:<13} {values}" + (f"  ({tokens:,.0f} tokens)" if tokens is not None else "")
+            )
 
 
 def print_measures(name: str, measured: Iterable[Row]) -> None:
@@ -33,6 +52,10 @@ def print_measures(name: str, measured: Iterable[Row]) -> None:
             values = [_shown(m[measure]) for measure in ("control", "scaling", "performance")]
             counts = f"{m['num_cells']:>5} {m['num_questions']:>5}"
             say(f"  {m['method']:<{width}} {counts}  {values[0]:<22} {values[1]:<22} {values[2]}")
+
+
+def _tokens(mean: float | None) -> str:
+    return "-" if mean is None else f"{mean:.1f}"
 
 
 def _shown(value: list[float | None] | None) -> str:

@@ -35,8 +35,9 @@ def score(rows: list[Row]) -> dict[str, Any]:
         "thinking_tokens": _mean(r["num_thinking_tokens"] for r in rows),
         "answer_tokens": _mean(r["num_answer_tokens"] for r in rows),
         "ended": dict(sorted(Counter(r["ended"] for r in rows).items())),
-        "num_ignored": sum(r["num_ignored"] for r in rows),
+        "num_ignored": sum(r["num_ignored"] or 0 for r in rows),
         "num_repetitions": sum(r["repetition"] for r in rows),
+        "num_exhausted": sum(r.get("exhausted", False) for r in rows),
     }
 
 
@@ -70,14 +71,16 @@ def measures_of(rows: list[Row], benchmarks: Iterable[str], cells: Sequence[Cell
     measured = []
     for benchmark in benchmarks:
         for method in dict.fromkeys(cell.method for cell in cells):
-            own = [c for c in cells if c.method == method and (benchmark, c.label) in grouped]
+            own = [c for c in cells if c.method == method and _knows_lengths(grouped.get((benchmark, c.label), []))]
             graded = {c.label: by_question(grouped[benchmark, c.label]) for c in own}
             questions = set.intersection(*map(set, graded.values())) if graded else set()
             if len(own) < 2 or not questions:
                 continue
             scores = {label: {q: fmean(values[q]) for q in questions} for label, values in graded.items()}
             lengths = {c.label: _tokens_by_question(grouped[benchmark, c.label], questions) for c in own}
-            default = next((c for c in cells if c.control == "none" and c.budget == own[0].budget), None)
+            default = next(
+                (c for c in cells if c.control == "none" and c.way is None and c.budget == own[0].budget), None
+            )
             default_tokens = default and _mean_tokens(grouped.get((benchmark, default.label), []))
             found = measures(lengths, scores, {c.label: _limit(c, default_tokens) for c in own})
             knows_limits = method != "class_conditional" or default_tokens is not None
@@ -94,11 +97,16 @@ def _limit(cell: Cell, default_tokens: float | None) -> Limit:
     return bounds.get(cell.control, cell.limit)
 
 
+def _knows_lengths(rows: list[Row]) -> bool:
+    return bool(rows) and all(row["num_thinking_tokens"] is not None for row in rows)
+
+
 def _tokens_by_question(rows: list[Row], questions: set[str]) -> dict[str, float]:
     tokens: dict[str, list[int]] = {}
     for row in rows:
         if row["question_id"] in questions:
-            tokens.setdefault(row["question_id"], []).append(row["num_thinking_tokens"])
+            length = row.get("accepted_thinking_tokens", row["num_thinking_tokens"])  # of rejection sampling's try
+            tokens.setdefault(row["question_id"], []).append(length)
     return {question: fmean(values) for question, values in tokens.items()}
 
 
@@ -118,6 +126,9 @@ def _grouped(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
     return grouped
 
 
-def _mean(values: Iterable[float]) -> float:
+def _mean(values: Iterable[float | None]) -> float | None:
+    """None where one is not known (an imported row, a chat endpoint that does not count its reasoning)."""
     values = list(values)
+    if None in values:
+        return None
     return sum(values) / len(values) if values else 0.0

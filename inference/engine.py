@@ -203,6 +203,15 @@ class Driver:
         """Starts a decoding. What the store answers whole is finished at the next step, without the engine."""
         self._go_on(key, decoding)
 
+    def cancel(self, key: Hashable) -> None:
+        """Forgets a decoding; what nobody else waits for is taken from the engine."""
+        self._finished = [pair for pair in self._finished if pair[0] != key]
+        for flight_key, flight in list(self._flights.items()):
+            flight.waiting = [pair for pair in flight.waiting if pair[0] != key]
+            if not flight.waiting:
+                self.engine.cancel(flight_key)
+                del self._flights[flight_key]
+
     def step(self) -> list[tuple[Hashable, Decoding]]:
         """Who finished. Waits for the engine only where nobody has yet; empty also while all are still going."""
         if not self._finished and self._flights:

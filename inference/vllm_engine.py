@@ -32,12 +32,9 @@ class VllmEngine:
     """
 
     def __init__(self, path: str | Path, tokenizer: Any, config: EngineConfig):
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
         if config.batch_invariant:
             os.environ["VLLM_BATCH_INVARIANT"] = "1"
-        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
+        quiet()
         import vllm
         from vllm.platforms import current_platform
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -57,7 +54,7 @@ class VllmEngine:
             if config.batch_invariant:
                 raise UserError("engine.batch_invariant needs vLLM on a GPU; on the CPU use engine.dtype=float32")
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-            args |= _cpu_defaults(config)
+            args |= cpu_defaults(config)
         self._engine = LLMEngine.from_engine_args(vllm.EngineArgs(**args | config.options))
         self._sessions = Sessions(self._engine)
         self._is_cpu = current_platform.is_cpu()  # where reading a prefix again costs as much as writing it
@@ -158,7 +155,15 @@ def _delta(completion: Any, num_cached_tokens: int | None) -> Delta:
     return Delta(token_ids, "error", num_cached_tokens, error=f"vLLM ended the request: {reason}")
 
 
-def _cpu_defaults(config: EngineConfig) -> dict[str, Any]:
+def quiet() -> None:
+    """Before vLLM is imported: errors only."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
+
+
+def cpu_defaults(config: Any) -> dict[str, Any]:
     """What suits vLLM's CPU build: no compilation (it takes minutes) and small KV blocks, because only whole blocks
     are found again and a token read again costs as much as one written."""
     import psutil

@@ -30,6 +30,7 @@ from core.endpoint import (
     RequestConfig,
     RequestFailed,
     seconds_of,
+    split_thinking,
     usage_of,
     waiting_time,
     worst_usage,
@@ -40,7 +41,7 @@ from core.runs import read_record
 from core.types import Question, read_jsonl, write_jsonl
 from data import distill
 from data.distill import DistillConfig, main
-from data.teachers import LocalConfig, answer_of_row, source_answer, split_thinking
+from data.teachers import LocalConfig, answer_of_row, source_answer
 from inference.scripted_engine import ScriptedEngine
 
 TLS = ssl.create_default_context()
