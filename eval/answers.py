@@ -27,8 +27,8 @@ UNICODE = str.maketrans(
     | {c: None for c in "\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"}
 )
 BOX = re.compile(r"\\(?:boxed|fbox)\s*")
-BETWEEN_BOXES = re.compile(r"(?:[ \t,;$]|\\q?quad(?![a-z])|\\[,;:() ])*(?:and|or|\\text\s*\{\s*(?:and|or)\s*\})?"
-                           r"(?:[ \t,;$]|\\q?quad(?![a-z])|\\[,;:() ])*")
+_SPACING = r"(?:[ \t,;$]|\\q?quad(?![a-z])|\\[,;:() ])*"
+BETWEEN_BOXES = re.compile(rf"{_SPACING}(?:and|or|\\text\s*\{{\s*(?:and|or)\s*\}})?{_SPACING}")
 ANSWER_LINE = re.compile(r"answer\W{0,4}?:", re.IGNORECASE)  # also "**Final Answer**:"
 ANSWER_IS = re.compile(r"\banswer\s+(?:is|should\s+be)\b\s*:?", re.IGNORECASE)
 LEAD_IN = re.compile(
@@ -130,8 +130,16 @@ def _without_delimiters(text: str) -> str:
     return text
 
 
-def only_math(text: str) -> str:
-    """ "The area is $5$ square metres" -> "5", if just one piece of the text is math."""
-    pieces = re.findall(r"(?<!\\)\$([^$]+)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", text)
-    pieces = ["".join(piece) for piece in pieces if re.search(r"\w", "".join(piece))]
-    return pieces[0] if len(pieces) == 1 else text
+MATH = re.compile(r"(?<!\\)\$([^$]+)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+SAYS = re.compile(r"\b(?:is|are|equals|gives)\s+", re.IGNORECASE)
+
+
+def value_of(text: str) -> str:
+    """ "The area is $5$ square metres" -> "5": what a sentence says, or else its one piece of math."""
+    *before, last = SAYS.split(text)
+    if before and re.match(r"(?:approximately |about |exactly )?[-+$\\(\[.\d]", last) and "\\text" not in text:
+        text = last.removeprefix("approximately ").removeprefix("about ").removeprefix("exactly ")
+    pieces = ["".join(piece) for piece in MATH.findall(text)]
+    pieces = [piece for piece in pieces if re.search(r"\w", piece)]
+    rest = MATH.sub(" ", text)
+    return pieces[0] if len(pieces) == 1 and not re.search(r"\d|%|percent|pct", rest) else text

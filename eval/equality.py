@@ -15,7 +15,7 @@ Rules:
 import re
 from fractions import Fraction
 
-from eval.answers import clean, only_math
+from eval.answers import clean, value_of
 from eval.latex import Items, Leaf, Node, Relation, assignment, compact, interval, plain, read, without_text
 from eval.math_verify import MATH_VERIFY
 from eval.numbers import Unit, read_number, same_number
@@ -43,7 +43,7 @@ class Comparison:
 
     def same(self, gold: str, found: str) -> bool:
         """Raises Undecided."""
-        gold, found = plain(only_math(clean(gold))), plain(only_math(found))
+        gold, found = plain(value_of(clean(gold))), plain(value_of(found))
         form, other = compact(gold), compact(found)
         if form == other and not _has_unit(gold, found):
             return True
@@ -171,7 +171,7 @@ class Comparison:
                 return self._radians(a, b)
             if a.unit.factor != b.unit.factor:
                 return self._same_quantities(a, b)
-        if not a.value or not b.value:
+        if not a.value or not b.value or a.value.count("'") != b.value.count("'"):
             return False
         if a.value == b.value:
             return True
@@ -207,7 +207,8 @@ class Comparison:
         self.num_asked += 1
         if self.num_asked > MAX_COMPARISONS:
             raise Undecided("too many comparisons")
-        equal, self.grader = MATH_VERIFY.compare(gold, found)
+        imaginary = re.compile(r"(?<![A-Za-z\\])([ie])\(")  # else a function
+        equal, self.grader = MATH_VERIFY.compare(*(imaginary.sub(r"\1\\cdot(", text) for text in (gold, found)))
         if equal is None:
             raise Undecided(self.grader)
         return equal

@@ -23,7 +23,8 @@ SYMBOLS = {
 SPELLINGS = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"(?<=\d)(?:,\\!|\{,\}|\\,|[\u2009\u202f])\s*(?=\d{3}(?!\d))", ","),  # thousands marks
+        (r"(?<=\d)(?:\{,\}|\\,|[\u2009\u202f])\s*(?=\d{3}(?!\d))", ","),  # thousands marks
+        (r"(?<=\d),\\!\s*(?=\d)", ""),
         (r"\u221a\s*(\d+|[a-z](?![a-z]))", r"\\sqrt{\1}"),
         (r"\u221a\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"\\[dtc]frac(?![a-z])", r"\\frac"),
@@ -73,8 +74,10 @@ def bare(text: str) -> str:
 def compact(text: str) -> str:
     r"""A spelling that equal expressions mostly share: no spaces, no \text, \frac{1}{2} for \frac12."""
     text = UNITS_ONLY.sub("", without_text(text)).replace("\\%", "%")
+    is_list = re.search(r"\d,\s+\d", text)
+    text = re.sub(r"(\^\d+)\s+(?=\d)", r"\1\\cdot ", text)
     text = "".join(text.split()).rstrip(".,;:\\")
-    if NUMBER.fullmatch(text):
+    if NUMBER.fullmatch(text) and not is_list:
         return text.replace(",", "")
     text = re.sub(r"\\frac(\d)(\d)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\\frac(\d)\{", r"\\frac{\1}{", text)
@@ -125,7 +128,7 @@ _EQUALITY = re.compile(r"\\(?:le|ge|ne)(?![a-z])|[=<>]")
 _MATRIX = re.compile(r"\\begin\{(?:[pbvB]?(?:small)?matrix|array)\}(?:\{[^{}]*\})?(.*?)\\end\{(?:[pbvB]?(?:small)?matrix|array)\}")
 _CASES = re.compile(r"\\begin\{(?:cases|aligned|align\*?|gathered)\}(.*?)\\end\{(?:cases|aligned|align\*?|gathered)\}")
 _MEMBER = re.compile(r"^[^\\{}()\[\],]{1,12}\\in(?![a-z])\s*")
-_NAME = r"(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?'*(?:\^\{?-1\}?)?(?:\([^()]*\))?)"
+_NAME = r"(?:(?!\\(?:sin|cos|tan|cot|sec|csc|log|ln|exp|frac|sqrt|int|sum|lim|max|min))\\?[A-Za-z]+(?:_\{?\w+\}?)?'*(?:\^\{?-1\}?)?(?:\([^()]*\))?)"
 _NAMING = re.compile(rf"{_NAME}|\({_NAME}(?:,{_NAME})*\)|(?:m?\\(?:angle|triangle|overline|arc)\{{?[A-Za-z]+\}}?)|"
                      rf"\|[A-Za-z]+\||{_NAME}(?::{_NAME})+|\\frac\{{[A-Z]+\}}\{{[A-Z]+\}}")  # fmt: skip
 
@@ -162,7 +165,13 @@ def read(text: str, depth: int = 0) -> Node:
     return _bracketed(text, depth) or _plus_minus_leaf(text, depth) or _leaf(text)
 
 
+_TRIGONOMETRIC = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degrees?(?![a-z])|\u00b0)")
+
+
 def _leaf(text: str) -> Leaf:
+    if _TRIGONOMETRIC.search(text):
+        text = _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
     value, unit = split_unit(text)
     value = compact(value)
     if "%" in value and value.endswith("%"):
@@ -171,9 +180,7 @@ def _leaf(text: str) -> Leaf:
 
 
 def _is_one_number(text: str) -> bool:
-    return bool(NUMBER.fullmatch(compact(split_unit(text)[0]))) or "," in text and bool(
-        re.fullmatch(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?", split_unit(text)[0].strip())
-    )
+    return bool(re.fullmatch(r"[-+]?\d+(\.\d+)?", compact(split_unit(text)[0])))
 
 
 def _split(text: str, separator: re.Pattern) -> list[str]:
@@ -281,7 +288,7 @@ def assignment(relation: Node, depth: int = 0) -> tuple[str, Node] | None:
         return None
     name, value = compact(relation.sides[0]), relation.sides[-1]
     if _NAMING.fullmatch(name):
-        variable = re.match(r"\\?[A-Za-z]+", name)
+        variable = re.match(r"[A-Za-z]+|\\(?!frac|angle|triangle|overline|arc)[A-Za-z]+", name)
         if variable and re.search(rf"(?<![A-Za-z\\]){re.escape(variable[0])}(?![A-Za-z])", compact(value)):
             return None  # x = 2x - 1 says something else
         return name, read(value, depth + 1)
@@ -290,7 +297,7 @@ def assignment(relation: Node, depth: int = 0) -> tuple[str, Node] | None:
         rf"(?<![A-Za-z\\]){value_name}(?![A-Za-z])", name
     ):
         return value_name, read(relation.sides[0], depth + 1)  # 2 = x
-    if not re.search(r"(?<!\\)(?<![A-Za-z])[a-zA-Z](?![A-Za-z])", name):
+    if _is_constant(name) and _is_constant(value):
         return "", read(value, depth + 1)  # 5 \cdot 5 = 25
     return None
 

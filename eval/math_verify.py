@@ -20,7 +20,9 @@ COMPARISON_SECONDS = 10.0
 STARTUP_SECONDS = 120.0
 ORPHAN_SECONDS = 60.0
 WORKER_MEMORY_BYTES = 4 * 1024**3
-POINTS = ((7312, -13871), (-4139, 22371), (19173, 3719), (31931, -8311))  # value of the first symbol, step; in 1/10,000
+# (value of the first symbol, step from one symbol to the next), in 1/10,000
+POSITIVE_POINTS = ((7312, 3871), (14139, 2371), (39173, -2719))
+ALL_POINTS = (*POSITIVE_POINTS, (-4139, 22371), (19173, -8311))
 DIGITS = 30  # of numerical comparisons
 
 
@@ -132,12 +134,15 @@ def serve() -> None:
 
 def _compare(gold: str, found: str) -> bool | None:
     """Numbers and expressions by their values, everything else (equations, sets, matrices) by math-verify's rules."""
-    from math_verify import parse, verify
+    from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
     from sympy import Basic, MatrixBase
 
-    # our parent keeps the time, so math-verify's own alarms are off
+    # units are read before, and 10m is not 10; our parent keeps the time, so math-verify's own alarms are off
+    normalization = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
+    configs = (LatexExtractionConfig(normalization_config=normalization), ExprExtractionConfig())
     try:
-        references, answers = (parse(f"${text}$", parsing_timeout=None) for text in (gold, found))
+        references, answers = (parse(f"${text}$", configs, parsing_timeout=None) for text in (gold, found))
         if not any(isinstance(r, Basic | MatrixBase) for r in references):
             return None
         if answers and (equal := _same_values(references[0], answers[0], gold, found)) is not None:
@@ -184,11 +189,13 @@ def _close(a, b) -> bool:
 
 def _values(gold, found) -> list[tuple]:
     """Values of both at the points where both have one, to `DIGITS` digits."""
-    from sympy import Rational
+    from sympy import Abs, Pow, Rational
 
     symbols = sorted(gold.free_symbols | found.free_symbols, key=str)
+    # \\sqrt{x^2} is x where textbooks take unknowns to be positive; |x| is not
+    points = ALL_POINTS if gold.has(Abs) or found.has(Abs) or not gold.has(Pow) else POSITIVE_POINTS
     values = []
-    for first, step in POINTS if symbols else POINTS[:1]:
+    for first, step in points if symbols else points[:1]:
         point = {symbol: Rational(first + i * step, 10_000) for i, symbol in enumerate(symbols)}
         pair = tuple(expression.evalf(DIGITS, subs=point) for expression in (gold, found))
         if all(value.is_number and value.is_finite for value in pair):
