@@ -142,4 +142,6 @@ def value_of(text: str) -> str:
     pieces = ["".join(piece) for piece in MATH.findall(text)]
     pieces = [piece for piece in pieces if re.search(r"\w", piece)]
     rest = MATH.sub(" ", text)
-    return pieces[0] if len(pieces) == 1 and not re.search(r"\d|%|percent|pct", rest) else text
+    if len(pieces) == 1 and not re.search(r"\d|%|percent|pct", rest):
+        return pieces[0]
+    return MATH.sub(lambda math: "".join(piece or "" for piece in math.groups()), text) if pieces else text
