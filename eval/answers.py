@@ -26,13 +26,13 @@ UNICODE = str.maketrans(
     | {c: "'" for c in "\u2018\u2019"}
     | {c: None for c in "\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"}
 )
-BOX = re.compile(r"\\(?:boxed|fbox)\s*")
+BOX = re.compile(r"\\(?:begin)?(?:boxed|fbox)\s*")
 _SPACING = r"(?:[ \t,;$]|\\q?quad(?![a-z])|\\[,;:() ])*"
 BETWEEN_BOXES = re.compile(rf"{_SPACING}(?:and|or|\\text\s*\{{\s*(?:and|or)\s*\}})?{_SPACING}")
 ANSWER_LINE = re.compile(r"answer\W{0,4}?:", re.IGNORECASE)  # also "**Final Answer**:"
 ANSWER_IS = re.compile(r"\banswer\s+(?:is|should\s+be)\b\s*:?", re.IGNORECASE)
 LEAD_IN = re.compile(
-    r"^(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:the\s+)?(?:(?:final|correct|best)\s+)*answer\s+(?:is|should\s+be)\b\s*:?",
+    r"^answer\s+(?=\$|\\[(\[])|^(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:the\s+)?(?:(?:final|correct|best)\s+)*answer\s+(?:is|should\s+be)\b\s*:?",
     re.IGNORECASE,
 )
 
@@ -131,7 +131,7 @@ def _without_delimiters(text: str) -> str:
 
 
 MATH = re.compile(r"(?<!\\)\$([^$]+)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]")
-SAYS = re.compile(r"\b(?:is|are|equals|gives)\s+", re.IGNORECASE)
+SAYS = re.compile(r"\b(?:is|are|equals|gives|it's)\s+", re.IGNORECASE)
 
 
 def value_of(text: str) -> str:

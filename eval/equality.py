@@ -27,6 +27,7 @@ MAX_POWER_DIGITS = 100_000
 OPTION = re.compile(r"\(?([A-J])\)?")
 CHOSEN = re.compile(r"\(([A-J])\).*|([A-J])(?:\s*[.):].*)?", re.DOTALL)
 WORDS = re.compile(r"[A-Za-z][A-Za-z'-]+(?:[ ,]+[A-Za-z'-]+)*")
+TIME = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?(?:([apAP])\.?[mM]\.?)?")
 ARTICLE = re.compile(r"\b(?:a|an|the)\s+")
 
 
@@ -87,7 +88,7 @@ class Comparison:
         if "rows" in kinds:
             rows, other = (a, b) if a.kind == "rows" else (b, a)
             if all(isinstance(row, Items) for row in other.items) and other.kind in ("list", "[]", "()"):
-                return len(rows.items) == len(other.items) and self._in_order(rows.items, other.items)
+                return self._same_rows(rows, other)
             vector = vector_of(rows)
             return bool(vector) and other.kind in ("list", "[]", "()") and self._in_order(vector, other.items)
         if "union" in kinds:
@@ -152,6 +153,10 @@ class Comparison:
             letters = all(re.fullmatch(r"[A-Za-z]", n) for n in (name, other_name))
             constants = all(isinstance(v, Leaf) and v.number is not None for v in (value, other_value))
             return not (letters and constants and name != other_name) and self.same_nodes(value, other_value)
+        if isinstance(a, Relation) and isinstance(b, Relation) and a.operators == b.operators == ("=",):
+            (left, right), (other_left, other_right) = a.sides, b.sides
+            if compact(left) == compact(other_left) and self.same_nodes(read(right), read(other_right)):
+                return True
         ranges = [interval(node) or node for node in (a, b)]
         if not any(isinstance(node, Relation) for node in ranges):
             return self.same_nodes(*ranges)
@@ -175,15 +180,15 @@ class Comparison:
             return False
         if a.value == b.value:
             return True
-        if ":" in a.value + b.value:
-            return _same_ratio(a.value, b.value)
+        if ":" in a.value and ":" in b.value or ":" in a.value + b.value and (a.number or b.number):
+            return _same_ratio(compact(a.text), compact(b.text))
         if a.number and b.number:
             return same_number(a.number, b.number) or _same_percent(a, b)
         if bool(a.unit) != bool(b.unit) and (_is_degree(a.unit) or _is_degree(b.unit)) and "\\pi" in a.value + b.value:
             return self._radians(a, b)
         if is_words(a.text) or is_words(b.text):
             return same_words(a.text, b.text)
-        return self._ask(a.value, b.value)
+        return self._ask(_math(a), _math(b))
 
     def _same_quantities(self, a: Leaf, b: Leaf) -> bool:
         if a.number and b.number:
@@ -212,6 +217,13 @@ class Comparison:
         if equal is None:
             raise Undecided(self.grader)
         return equal
+
+
+def _math(leaf: Leaf) -> str:
+    """For math-verify, which takes a mixed number for a product and [...] for a list."""
+    if leaf.number and re.match(r"[-+]?\d+\\frac", leaf.value):
+        return f"\\frac{{{leaf.number.value.numerator}}}{{{leaf.number.value.denominator}}}"
+    return re.sub(r"(?<!\\sqrt)\[([^\[\],]*)\]", r"(\1)", leaf.value)
 
 
 def text_of(node: Node) -> str:
@@ -281,11 +293,17 @@ def _same_percent(a: Leaf, b: Leaf) -> bool:
     return False
 
 
+def _seconds(time: re.Match) -> int:
+    hours = int(time[1]) % 12 + 12 * (time[4] in "pP") if time[4] else int(time[1])
+    return 3600 * hours + 60 * int(time[2]) + int(time[3] or 0)
+
+
 def _same_ratio(a: str, b: str) -> bool:
-    """3:4 is 6:8 and 3/4; a time of day is compared as it is written."""
+    """3:4 is 6:8 and 3/4. A time of day (08:34 PM, 20:34:00) is no ratio."""
+    times = [TIME.fullmatch(text) for text in (a, b)]
+    if all(times) and any(len(text) > 4 or text[-1] in "mM." for text in (a, b)):
+        return _seconds(times[0]) == _seconds(times[1])
     parts = [text.split(":") for text in (a, b)]
-    if any(re.fullmatch(r"0\d|\d\d", part) and part[0] == "0" for side in parts for part in side[1:]):
-        return a.removesuffix(":00") == b.removesuffix(":00") if a.count(":") != b.count(":") else a == b
     values = [[read_number(part) for part in side] for side in parts]
     if not all(all(side) for side in values) or any(value.value == 0 for side in values for value in side):
         return False

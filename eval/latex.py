@@ -39,7 +39,9 @@ SPELLINGS = [
         (r"\\gt(?![a-z])", ">"),
         (r"\\varnothing|\\\{\s*\\\}", r"\\emptyset "),
         (r"\\infinity|\binfinity\b|\boo\b|(?<![a-zA-Z\\])inf(?![a-zA-Z])", r"\\infty "),
-        (r"\\bmod|\\pmod", r"\\mod"),
+        (r"\\langle(?![a-z])", "("),
+        (r"\\rangle(?![a-z])", ")"),
+        (r"(?<![A-Za-z\\])(arc(?:sin|cos|tan)|(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp|pi)(?![A-Za-z])(?!\s[A-Za-z]{2})", r"\\\1 "),
         (r"\\R(?![a-zA-Z])|\\(?:Reals|mathbf\{R\})", r"\\mathbb{R}"),
         (r"(?<=[\w)}])\*\*(?=[\d({a-z])", "^"),
         (r"\*\*", ""),
@@ -51,13 +53,28 @@ UNITS_ONLY = re.compile(r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degrees?(?![a-z])
 
 def plain(text: str) -> str:
     r"""One spelling where LaTeX and Unicode have several; \text{...} and spaces stay, with "$" and degrees."""
-    text = text.translate(UNICODE)
+    text = re.sub(r"(?<=\d)\s*([kcdm]?m)([\u00b2\u00b3])", r"\\text{\1}\2", text.translate(UNICODE))
     for symbol, command in SYMBOLS.items():
         if symbol in text:
             text = text.replace(symbol, command)
     for pattern, replacement in SPELLINGS:
         text = pattern.sub(replacement, text)
-    return text.strip()
+    return _braced(text).strip()
+
+
+def _braced(text: str) -> str:
+    r"""sqrt(x+1) and e^(2x) -> \sqrt{x+1} and e^{2x}."""
+    while match := re.search(r"(?<![A-Za-z\\])(?:sqrt\s*(?=\()|(?<=\^)(?=\())|\\sqrt\s*(?=\()", text):
+        depth = 0
+        for end in range(match.end(), len(text)):
+            depth += (text[end] == "(") - (text[end] == ")")
+            if depth == 0:
+                break
+        else:
+            return text
+        command = "\\sqrt" if "sqrt" in match[0] else ""
+        text = f"{text[: match.start()]}{command}{{{text[match.end() + 1 : end]}}}{text[end + 1 :]}"
+    return text
 
 
 def without_text(text: str) -> str:

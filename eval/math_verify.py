@@ -8,6 +8,7 @@ when it hangs and starts again with the next question.
 import atexit
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ WORKER_MEMORY_BYTES = 4 * 1024**3
 # (value of the first symbol, step from one symbol to the next), in 1/10,000
 POSITIVE_POINTS = ((7312, 3871), (14139, 2371), (39173, -2719))
 ALL_POINTS = (*POSITIVE_POINTS, (-4139, 22371), (19173, -8311))
+LONG_DECIMAL = re.compile(r"(?=[\d.]{7})\d*\.\d+")
 DIGITS = 30  # of numerical comparisons
 
 
@@ -166,6 +168,7 @@ def _same_values(gold, found, gold_text: str, found_text: str) -> bool | None:
     """
     from sympy import Eq, Expr
 
+    gold, found = (_exact(expression) for expression in (gold, found))
     if isinstance(gold, Eq) and isinstance(found, Eq):
         same_unknowns = gold.free_symbols == found.free_symbols
         pairs = _values(gold.lhs - gold.rhs, found.lhs - found.rhs) if same_unknowns else []
@@ -179,12 +182,24 @@ def _same_values(gold, found, gold_text: str, found_text: str) -> bool | None:
     if not (gold.free_symbols | found.free_symbols) and all(value.is_real for value in pairs[0]):
         values = (Fraction(str(value)) for value in pairs[0])
         return same_number(Number(next(values), gold_text), Number(next(values), found_text), slack=Fraction(1, 10**20))
-    return all(_close(a, b) for a, b in pairs)
+    # a decimal of six digits inside an expression stands for what it rounds
+    slack = 1e-5 if any(LONG_DECIMAL.search(text) for text in (gold_text, found_text)) else 1e-18
+    return all(_close(a, b, slack) for a, b in pairs)
 
 
-def _close(a, b) -> bool:
+def _exact(expression):
+    """1.3 as 13/10 (sympy has its nearest float), and i as the imaginary unit."""
+    from sympy import Float, I, Rational, Symbol
+
+    if not hasattr(expression, "xreplace"):
+        return expression
+    exact = {number: Rational(str(number)) for number in expression.atoms(Float)}
+    return expression.xreplace(exact | {symbol: I for symbol in expression.atoms(Symbol) if symbol.name == "i"})
+
+
+def _close(a, b, slack: float = 1e-18) -> bool:
     difference = abs(a - b)
-    return bool(difference <= 1e-18 * max(abs(a), abs(b)) or (0 in (a, b) and difference < 1e-20))
+    return bool(difference <= slack * max(abs(a), abs(b)) or (0 in (a, b) and difference < 1e-20))
 
 
 def _values(gold, found) -> list[tuple]:
