@@ -77,6 +77,9 @@ class Sample:
     num_ignored: ends of thinking replaced by the ignore text because `num_ignore` asked for it.
     num_suppressed: ends replaced because thinking was still shorter than `min_thinking_tokens`.
     repetition: the thinking closes on a loop (the same span again and again).
+    num_prompt_tokens: before thinking. num_cached_tokens: ids that the engine did not have to read again, over all
+        requests of this sample; None where it does not say.
+    mean_logprob: of all sampled ids, ends of thinking and of turn included; None where nobody asked.
     """
 
     question_id: str
@@ -88,6 +91,9 @@ class Sample:
     num_suppressed: int = 0
     repetition: bool = False
     error: str | None = None
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int | None = None
+    mean_logprob: float | None = None
 
     @property
     def token_ids(self) -> tuple[int, ...]:

@@ -19,9 +19,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from core.tables import Drop
 from core.types import AnswerType, Question, question_id
 from data.rows import MAX_QUESTION_CHARS
-from data.tables import Drop
 from eval.grading import last_boxed
 
 Row = Mapping[str, Any]

@@ -22,13 +22,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from core import tables
 from core.config import UserError, option, run_entry
 from core.log import Progress, say
 from core.runs import Run, open_run
+from core.tables import Drop, Table
 from core.types import Question, question_id, read_jsonl, write_jsonl
-from data import tables
 from data.sources import SOURCES, Dataset, Source
-from data.tables import Drop, Table
 
 
 @dataclass

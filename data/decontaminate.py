@@ -24,15 +24,10 @@ boilerplate (89 of 893 s1K questions share an 8-gram with MATH500, of which 4 ar
 a question of fewer than eight words.
 """
 
-import csv
-import gzip
 import hashlib
-import io
 import itertools
-import json
 import re
 import unicodedata
-import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -40,12 +35,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from core.config import UserError
 from core.runs import finished
+from core.tables import file_table, whole_rows
 from core.types import Question, question_from_row
 
 RULES = ("content", "s1-8gram")
@@ -527,7 +523,7 @@ def read_evaluation_set(path: str | Path) -> list[Question]:
     """
     path = Path(path)
     file = finished(path) / "questions.jsonl" if path.is_dir() else path
-    rows = _read_rows(file)
+    rows = list(whole_rows(file_table(file)))
     if not rows:
         raise UserError(f"{file} holds no questions")
     questions = []
@@ -549,36 +545,3 @@ def read_evaluation_set(path: str | Path) -> list[Question]:
             raise UserError(f"{file}, row {number}: {column} holds no text but {str(text)[:50]!r}")
         questions.append(Question.of(text, None, "open", file.name, ""))
     return questions
-
-
-def _read_rows(file: Path) -> list[dict[str, Any]]:
-    """Raises UserError for a file that is missing, of an unknown kind, broken, or no list of rows."""
-    kind = (file.with_suffix("") if file.suffix == ".gz" else file).suffix
-    if kind not in (".jsonl", ".json", ".csv", ".parquet"):
-        raise UserError(f"{file}: an evaluation set is a finished run or a .jsonl, .json, .csv, .parquet file, or .gz")
-    try:
-        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        rows = _parse(data, kind)
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror or error}") from None
-    except (ValueError, EOFError, zlib.error, csv.Error) as error:
-        raise UserError(f"{file}: not {kind[1:]} ({' '.join(str(error).split())[:200]})") from None
-    if isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values()):
-        rows = list(rows.values())  # keyed by id
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{file}: expected a list of rows with named columns")
-    return rows
-
-
-def _parse(data: bytes, kind: str) -> Any:
-    if kind == ".parquet":
-        from pyarrow import parquet
-
-        return parquet.read_table(io.BytesIO(data)).to_pylist()
-    text = data.decode("utf-8-sig")
-    if kind == ".csv":
-        csv.field_size_limit(1 << 30)
-        return list(csv.DictReader(io.StringIO(text, newline="")))
-    if kind == ".jsonl":
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
-    return json.loads(text)

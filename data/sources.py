@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core import tables
 from core.config import UserError
 from core.types import AnswerType, Question
-from data import adapters, tables
+from data import adapters
 from data.adapters import Adapter
 
 

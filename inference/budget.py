@@ -12,6 +12,7 @@ decoded and encoded again. (s1, section 3.1; the released evaluator's deviations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from core.chat import ChatFormat
 from core.types import Ended, Phase, Sample, Segment, TokenSource
@@ -55,6 +56,7 @@ class ForcedDecode:
 
     prompt_ids: from `chat.prompt_ids`. max_model_len: prompt + thinking + close + answer fit in it.
     seed: of this sample; each request derives its own from it and its prefix length, so no two segments share noise.
+    logprobs: keep the mean log-probability of what is sampled.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ForcedDecode:
         *,
         question_id: str = "",
         repeat: int = 0,
+        logprobs: bool = False,
     ):
         self.phase: Phase = "thinking"
         self._budget, self._chat, self._sampling, self._seed = budget, chat, sampling, seed
@@ -75,6 +78,8 @@ class ForcedDecode:
         self._question_id, self._repeat = question_id, repeat
         self._ignore_ids = chat.encode(budget.ignore_text)
         self._ids: list[int] = list(prompt_ids)  # all that the model has seen
+        self._num_prompt, self._num_cached = len(self._ids), None
+        self._with_logprobs, self._logprobs = logprobs, []
         self._segments: list[Segment] = []
         self._received: list[int] = []  # of the request in flight
         self._probe: tuple[int, ...] = ()  # sampled ids that may become a delimiter
@@ -105,8 +110,12 @@ class ForcedDecode:
             return
         assert all(t < self._chat.num_token_ids for t in delta.token_ids), "the engine sampled an id without text"
         self._received += delta.token_ids
+        if self._with_logprobs:
+            self._logprobs += delta.logprobs or ()
         if delta.finish_reason is None:
             return
+        if delta.num_cached_tokens is not None:
+            self._num_cached = (self._num_cached or 0) + delta.num_cached_tokens
         received, self._received = tuple(self._received), []
         if delta.finish_reason == "error":
             self._finish_early("error", delta.error or "the engine gave no reason", received)
@@ -136,6 +145,9 @@ class ForcedDecode:
             self._num_suppressed,
             closes_on_a_loop(thinking),
             self._error,
+            self._num_prompt,
+            self._num_cached,
+            fmean(self._logprobs) if self._logprobs else None,
         )
 
     # thinking
@@ -251,7 +263,7 @@ class ForcedDecode:
     ) -> Request:
         prefix = (*self._ids, *suffix)
         seed = derived_seed(self._seed, len(prefix)) if self._sampling.temperature > 0 else None
-        return Request(prefix, max_tokens, stops, min_tokens, self._sampling, seed)
+        return Request(prefix, max_tokens, stops, min_tokens, self._sampling, seed, self._with_logprobs)
 
 
 def derived_seed(*parts: object) -> int:

@@ -9,7 +9,7 @@ start with the same seed, because engines restart a seeded stream with each requ
 """
 
 import hashlib
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
 from core.runs import Journal
@@ -22,6 +22,16 @@ class Continuation:
 
     token_ids: tuple[int, ...]
     finish_reason: str
+    logprobs: tuple[float, ...] | None = None
+    num_cached_tokens: int | None = None
+
+    @property
+    def delta(self) -> Delta:
+        return Delta(self.token_ids, self.finish_reason, self.num_cached_tokens, logprobs=self.logprobs)
+
+    def cut(self, max_tokens: int) -> "Continuation":
+        logprobs = None if self.logprobs is None else self.logprobs[:max_tokens]
+        return Continuation(self.token_ids[:max_tokens], "length", logprobs, self.num_cached_tokens)
 
 
 class ContinuationStore:
@@ -54,18 +64,23 @@ class ContinuationStore:
 
     def lookup(self, request: Request) -> Delta | None:
         """The finished continuation, cut to max_tokens, or None where the store knows too little."""
-        known = self._known.get(self.key(request))
+        known = self._find(request)
         if known is None:
             return None
         if request.max_tokens < len(known.token_ids):
-            return Delta(known.token_ids[: request.max_tokens], "length")
+            return known.cut(request.max_tokens).delta
         if known.finish_reason == "length" and request.max_tokens > len(known.token_ids):
             return None
-        return Delta(known.token_ids, known.finish_reason)
+        return known.delta
+
+    def _find(self, request: Request) -> Continuation | None:
+        """What is known, unless it lacks the log-probabilities that are asked for."""
+        known = self._known.get(self.key(request))
+        return None if known is None or (request.logprobs and known.logprobs is None) else known
 
     def remainder(self, request: Request) -> Request:
         """What is left to ask of the engine: at temperature 0 only what goes beyond the stored part."""
-        known = self._known.get(self.key(request))
+        known = self._find(request)
         if known is None or request.sampling.temperature > 0:
             return request
         have = len(known.token_ids)
@@ -79,13 +94,14 @@ class ContinuationStore:
     def add(self, request: Request, delta: Delta) -> None:
         """Stores the engine's answer to `remainder(request)`."""
         key = self.key(request)
-        known = self._known.get(key)
-        ids = delta.token_ids
+        known = self._find(request)
+        new = Continuation(delta.token_ids, delta.finish_reason, delta.logprobs, delta.num_cached_tokens)
         if known is not None and request.sampling.temperature == 0:
-            ids = known.token_ids + ids
-        self._known[key] = Continuation(ids, delta.finish_reason)
+            logprobs = None if new.logprobs is None else (known.logprobs or ()) + new.logprobs
+            new = replace(new, token_ids=known.token_ids + new.token_ids, logprobs=logprobs)
+        self._known[key] = new
         if self._journal is not None:
-            self._journal.append({"key": key, "token_ids": ids, "finish_reason": delta.finish_reason})
+            self._journal.append({"key": key, **asdict(new)})
 
     def close(self) -> None:
         if self._journal is not None:
@@ -93,7 +109,19 @@ class ContinuationStore:
 
     def _read(self, rows) -> None:
         for row in rows:
-            new = Continuation(tuple(row["token_ids"]), row["finish_reason"])
+            logprobs = row.get("logprobs")
+            new = Continuation(
+                tuple(row["token_ids"]),
+                row["finish_reason"],
+                logprobs and tuple(logprobs),
+                row.get("num_cached_tokens"),
+            )
             old = self._known.get(row["key"])
-            if old is None or (old.finish_reason == "length" and len(new.token_ids) >= len(old.token_ids)):
+            if old is None or _says_more(new, old):
                 self._known[row["key"]] = new
+
+
+def _says_more(new: Continuation, old: Continuation) -> bool:
+    if (new.logprobs is None) != (old.logprobs is None):
+        return old.logprobs is None
+    return old.finish_reason == "length" and len(new.token_ids) >= len(old.token_ids)

@@ -35,6 +35,7 @@ class Request:
     """Continue `prefix` by at most `max_tokens` (>= 1) ids, until one of `stop_token_ids` is sampled.
 
     min_tokens: stop ids are not sampled before so many tokens. seed: None at temperature 0.
+    logprobs: say of each sampled id how likely it was.
     """
 
     prefix: tuple[int, ...]
@@ -43,12 +44,15 @@ class Request:
     min_tokens: int = 0
     sampling: Sampling = GREEDY
     seed: int | None = None
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
 class Delta:
     """New ids of one request. A sampled stop id is the last of them. finish_reason None: more will come.
 
+    logprobs: natural logarithm of each id's probability under the model itself, before temperature and filters; None
+        where the request did not ask.
     num_cached_tokens: how much of the prefix the engine found in its cache, where it says so.
     """
 
@@ -56,6 +60,7 @@ class Delta:
     finish_reason: FinishReason | None = None
     num_cached_tokens: int | None = None
     error: str | None = None
+    logprobs: tuple[float, ...] | None = None
 
 
 class Engine(Protocol):
@@ -160,50 +165,69 @@ class _Flight:
     phase: str
     waiting: list[tuple[Hashable, Decoding]]
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    num_cached_tokens: int | None = None
 
 
 class Driver:
     """Runs many decodings on one engine, each at its own pace.
 
+    `run` takes them from an iterable. Who decides by what has finished which decodings come next (search, rejection
+    sampling, a server) calls `add` and `step` instead; between two steps anything may be added.
+
     store: continuations known already are answered from it, and what is in flight is asked once
         (inference/continuations.py). None: every decoding asks for itself.
     num_sampled: tokens the engine really produced, by phase ("thinking", "answer").
+    num_prompt: tokens of the prefixes it was given; num_cached: those of them that it found in its cache.
     """
 
     def __init__(self, engine: Engine, store=None, max_in_flight: int = 256):
         self.engine, self.store, self.max_in_flight = engine, store, max_in_flight
         self.num_sampled: Counter[str] = Counter()
+        self.num_prompt = self.num_cached = 0
         self._flights: dict[Hashable, _Flight] = {}
+        self._finished: list[tuple[Hashable, Decoding]] = []
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._flights and not self._finished
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._flights) < self.max_in_flight
+
+    def add(self, key: Hashable, decoding: Decoding) -> None:
+        """Starts a decoding. What the store answers whole is finished at the next step, without the engine."""
+        self._go_on(key, decoding)
+
+    def step(self) -> list[tuple[Hashable, Decoding]]:
+        """Who finished. Waits for the engine only where nobody has yet; empty also while all are still going."""
+        if not self._finished and self._flights:
+            for flight_key, delta in self.engine.step():
+                self._receive(flight_key, delta)
+        finished, self._finished = self._finished, []
+        return finished
 
     def run(self, decodings: Iterable[tuple[Hashable, Decoding]]) -> Iterator[tuple[Hashable, Decoding]]:
         """Yields (key, decoding) as they finish. Feed the longest budget of a question first: with a store, the
         shorter ones are then cut from it."""
         waiting = iter(decodings)
         exhausted = False
-        while True:
-            while not exhausted and len(self._flights) < self.max_in_flight:
+        while not (exhausted and self.is_idle):
+            while self.has_room and not exhausted and not self._finished:
                 pair = next(waiting, None)
                 if pair is None:
                     exhausted = True
                 else:
-                    yield from self._go_on([pair])
-            if not self._flights:
-                return
-            for flight_key, delta in self.engine.step():
-                landed = self._receive(flight_key, delta)
-                yield from self._go_on(landed)
+                    self.add(*pair)
+            yield from self.step()
 
-    def _go_on(self, pairs: list[tuple[Hashable, Decoding]]) -> Iterator[tuple[Hashable, Decoding]]:
-        for key, decoding in pairs:
-            if self._next_flight(key, decoding):
-                yield key, decoding
-
-    def _next_flight(self, key: Hashable, decoding: Decoding) -> bool:
-        """Advances on what is known, then asks the engine. True: the decoding is finished."""
+    def _go_on(self, key: Hashable, decoding: Decoding) -> None:
+        """Advances on what is known, then asks the engine."""
         while (request := decoding.next_request()) is not None:
             if self.store is None:
                 self._ask(("own", key), request, request, key, decoding)
-                return False
+                return
             known = self.store.lookup(request)
             if known is None:
                 flight_key = self.store.key(request)
@@ -211,26 +235,32 @@ class Driver:
                     self._flights[flight_key].waiting.append((key, decoding))
                 else:
                     self._ask(flight_key, request, self.store.remainder(request), key, decoding)
-                return False
+                return
             decoding.advance(known)
-        return True
+        self._finished.append((key, decoding))
 
     def _ask(self, flight_key: Hashable, request: Request, asked: Request, key: Hashable, decoding: Decoding) -> None:
         self._flights[flight_key] = _Flight(request, decoding.phase, [(key, decoding)])
+        self.num_prompt += len(asked.prefix)
         self.engine.submit(flight_key, asked)
 
-    def _receive(self, flight_key: Hashable, delta: Delta) -> list[tuple[Hashable, Decoding]]:
-        """Who can go on after this delta."""
+    def _receive(self, flight_key: Hashable, delta: Delta) -> None:
         flight = self._flights[flight_key]
         flight.token_ids += delta.token_ids
+        flight.logprobs += delta.logprobs or ()
+        if flight.num_cached_tokens is None:
+            flight.num_cached_tokens = delta.num_cached_tokens
         self.num_sampled[flight.phase] += len(delta.token_ids)
         if delta.finish_reason is None:
-            return []
+            return
         del self._flights[flight_key]
-        whole = Delta(tuple(flight.token_ids), delta.finish_reason, delta.num_cached_tokens, delta.error)
+        self.num_cached += flight.num_cached_tokens or 0
+        logprobs = tuple(flight.logprobs) if flight.asked.logprobs else None
+        whole = Delta(tuple(flight.token_ids), delta.finish_reason, flight.num_cached_tokens, delta.error, logprobs)
         if self.store is None or delta.finish_reason == "error":
             for _, decoding in flight.waiting:
                 decoding.advance(whole)
         else:
             self.store.add(flight.asked, whole)  # everyone, the asker too, is then answered by lookup
-        return flight.waiting
+        for key, decoding in flight.waiting:
+            self._go_on(key, decoding)

@@ -205,6 +205,7 @@ class TransformersEngine:
 
     def _sample(self, slot: _Slot, logits: torch.Tensor, num_cached: int | None = None) -> Delta:
         active, request = slot.active, slot.active.request
+        logprobs = torch.log_softmax(logits, dim=-1) if request.logprobs else None
         if active.num_sampled < request.min_tokens:
             logits[[i for i in request.stop_token_ids if i < self.num_token_ids]] = float("-inf")
         token = _choose(logits, request.sampling, active.generator)
@@ -217,7 +218,7 @@ class TransformersEngine:
         self._touch(slot)
         if reason:
             slot.active = None
-        return Delta((token,), reason, num_cached)
+        return Delta((token,), reason, num_cached, logprobs=None if logprobs is None else (float(logprobs[token]),))
 
     def _touch(self, slot: _Slot) -> None:
         self._clock += 1

@@ -10,6 +10,7 @@ class ScriptedEngine:
 
     Honours stop ids, min_tokens (a stop before it is replaced by `filler`), max_tokens and the context length.
     fail_after: raise RuntimeError after so many tokens, as a killed process would stop.
+    logprob: what it says of how likely a token was, log p(token | prefix).
     """
 
     def __init__(
@@ -19,10 +20,11 @@ class ScriptedEngine:
         num_token_ids: int = 1 << 20,
         filler: int = 0,
         fail_after: int | None = None,
+        logprob: Callable[[tuple[int, ...], int], float] = lambda prefix, token: 0.0,
     ):
         self.fingerprint = "scripted"
         self.max_model_len, self.num_token_ids = max_model_len, num_token_ids
-        self.script, self.filler, self.fail_after = script, filler, fail_after
+        self.script, self.filler, self.fail_after, self.logprob = script, filler, fail_after, logprob
         self.num_sampled = 0
         self._active: dict[Hashable, tuple[Request, list[int]]] = {}
 
@@ -46,7 +48,8 @@ class ScriptedEngine:
 
     def _one_token(self, key: Hashable) -> Delta:
         request, done = self._active[key]
-        token = self.script(request.prefix + tuple(done), request.seed)
+        prefix = request.prefix + tuple(done)
+        token = self.script(prefix, request.seed)
         if token in request.stop_token_ids and len(done) < request.min_tokens:
             token = self.filler
         done.append(token)
@@ -56,4 +59,4 @@ class ScriptedEngine:
         finish = "stop" if token in request.stop_token_ids else "length" if len(done) == request.max_tokens else None
         if finish:
             del self._active[key]
-        return Delta((token,), finish)
+        return Delta((token,), finish, logprobs=(self.logprob(prefix, token),) if request.logprobs else None)

@@ -94,6 +94,7 @@ class VllmEngine:
             ignore_eos=True,  # only stop_token_ids stop; EOS is among them where it should
             logit_bias=self._never or None,
             detokenize=False,
+            logprobs=0 if request.logprobs else None,  # of the sampled id alone
             output_kind=RequestOutputKind.DELTA,
         )
         name = str(next(self._count))
@@ -135,8 +136,11 @@ class VllmEngine:
 
 def _delta(completion: Any, num_cached_tokens: int | None) -> Delta:
     token_ids, reason = tuple(completion.token_ids), completion.finish_reason
+    logprobs = None
+    if completion.logprobs is not None:
+        logprobs = tuple(step[id].logprob for id, step in zip(token_ids, completion.logprobs, strict=True))
     if reason in (None, "stop", "length"):
-        return Delta(token_ids, reason, num_cached_tokens)
+        return Delta(token_ids, reason, num_cached_tokens, logprobs=logprobs)
     return Delta(token_ids, "error", num_cached_tokens, error=f"vLLM ended the request: {reason}")
 
 

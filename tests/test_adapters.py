@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from core.tables import Drop
 from core.types import question_from_row, question_id, read_jsonl
 from data.adapters import MAX_QUESTION_CHARS, jsonable, math_answer
 from data.collect import CollectConfig, adapted, main
 from data.sources import DATASETS, SOURCES
-from data.tables import Drop
 from eval.grading import grade
 
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data"

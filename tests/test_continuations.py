@@ -1,6 +1,7 @@
 """A store answers as the engine would have, also after a kill."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -78,3 +79,15 @@ def test_a_killed_writer_loses_at_most_the_row_being_written(tmp_path):
     reopened.close()
     other_process = ContinuationStore(tmp_path, "b")
     assert all(other_process.lookup(r) == continuation(r.prefix, 20) for r in requests)
+
+
+def test_log_probabilities_are_part_of_what_is_known():
+    store = ContinuationStore()
+    request = Request((1, 2), 4, frozenset({9}))
+    asking = replace(request, logprobs=True)
+    store.add(request, Delta((5, 6), "length"))
+    assert store.lookup(replace(request, max_tokens=2)) is not None
+    assert store.lookup(replace(asking, max_tokens=2)) is None and store.remainder(asking) == asking
+    store.add(asking, Delta((5, 6, 7, 9), "stop", logprobs=(-1.0, -2.0, -3.0, -4.0)))
+    assert store.lookup(replace(asking, max_tokens=3)).logprobs == (-1.0, -2.0, -3.0)
+    assert store.lookup(asking) == store.lookup(request)

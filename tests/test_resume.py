@@ -27,8 +27,10 @@ def start_command(folder: Path, arguments: list) -> subprocess.Popen:
 
 
 def samples(folder: Path) -> list[dict]:
+    """What was found; how long it took, and what the cache held, is another matter each time."""
     (path,) = folder.glob("outputs/eval/killed-*/samples.jsonl")
-    return sorted(read_jsonl(path), key=lambda r: (r["question_id"], r["repeat"], r["cell"]))
+    rows = [{k: v for k, v in r.items() if k not in ("seconds", "num_cached_tokens")} for r in read_jsonl(path)]
+    return sorted(rows, key=lambda r: (r["question_id"], r["repeat"], r["cell"]))
 
 
 def make_folder(tmp_path: Path, name: str) -> Path:

@@ -78,6 +78,36 @@ def stem(file: Path) -> str:
     return file.name.split(".")[0]
 
 
+def file_table(file: Path) -> Table:
+    """One file, wherever it is. Raises UserError for a name of no format that is read."""
+    if _format(file) not in READABLE:
+        raise UserError(f"{file}: is none of {', '.join(READABLE)}, or one of them as .gz")
+    return Table(stem(file), str(file), _num_rows(file), lambda: _rows(file))
+
+
+def whole_rows(table: Table) -> Iterator[dict[str, Any]]:
+    """Its rows, for a reader who can do without none of them. Raises UserError naming the first that cannot be read."""
+    for number, row in enumerate(table.rows(), 1):
+        if isinstance(row, Drop) and row.reason == "unreadable_file":
+            raise UserError(f"{table.place}: {row.detail}")
+        if isinstance(row, Drop):
+            raise UserError(f"{table.place}, row {number}: {row.reason.replace('_', ' ')}: {row.detail}")
+        if not isinstance(row, dict):
+            raise UserError(f"{table.place}, row {number}: expected named columns, not {str(row)[:50]!r}")
+        for column, value in row.items():
+            if isinstance(value, str) and not _is_unicode(value):
+                raise UserError(f"{table.place}, row {number}: {column} is not UTF-8 text")
+        yield row
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # surrogates, which stand for bytes that are none
+        return False
+    return True
+
+
 def _format(file: Path) -> str:
     return Path(file.name.removesuffix(".gz")).suffix.lower()
 
