@@ -48,7 +48,9 @@ class Comparison:
         form, other = compact(gold), compact(found)
         if form == other and not _has_unit(gold, found):
             return True
-        if (option := OPTION.fullmatch(form)) and (len(form) == 3 or "\\text" in gold or CHOSEN.fullmatch(without_text(found).strip())):
+        if (option := OPTION.fullmatch(form)) and (
+            len(form) == 3 or "\\text" in gold or CHOSEN.fullmatch(without_text(found).strip())
+        ):
             chosen = CHOSEN.fullmatch(" ".join(without_text(found).split()))
             if chosen or len(form) == 3:
                 return bool(chosen) and (chosen[1] or chosen[2]) == option[1]
@@ -193,7 +195,10 @@ class Comparison:
     def _same_quantities(self, a: Leaf, b: Leaf) -> bool:
         if a.number and b.number:
             return a.number.value * a.unit.factor == b.number.value * b.unit.factor
-        values = [f"({leaf.value})*\\frac{{{leaf.unit.factor.numerator}}}{{{leaf.unit.factor.denominator}}}" for leaf in (a, b)]
+        values = [
+            f"({leaf.value})*\\frac{{{leaf.unit.factor.numerator}}}{{{leaf.unit.factor.denominator}}}"
+            for leaf in (a, b)
+        ]
         return self._ask(*values)
 
     def _radians(self, a: Leaf, b: Leaf) -> bool:
@@ -201,7 +206,9 @@ class Comparison:
             return False
         if not all(leaf.unit is None or leaf.unit.dimensions[0][0] in ("deg", "rad") for leaf in (a, b)):
             return False
-        return self._ask(*(f"({leaf.value})*\\frac{{\\pi}}{{180}}" if _is_degree(leaf.unit) else leaf.value for leaf in (a, b)))
+        return self._ask(
+            *(f"({leaf.value})*\\frac{{\\pi}}{{180}}" if _is_degree(leaf.unit) else leaf.value for leaf in (a, b))
+        )
 
     def _ask(self, gold: str, found: str) -> bool:
         """Raises Undecided."""
@@ -257,7 +264,10 @@ def is_words(text: str) -> bool:
 
 
 def same_words(gold: str, found: str) -> bool:
-    texts = (ARTICLE.sub("", " ".join(without_text(text).casefold().replace("-", " ").split()).rstrip(". ")) for text in (gold, found))
+    texts = (
+        ARTICLE.sub("", " ".join(without_text(text).casefold().replace("-", " ").split()).rstrip(". "))
+        for text in (gold, found)
+    )
     return next(texts) == next(texts)
 
 
@@ -266,7 +276,10 @@ def is_huge(text: str) -> bool:
     text = re.sub(r"[\s{}()]|\\left|\\right", "", text.replace("**", "^"))
     for tower in re.finditer(r"\d+(?:\.\d+)?(?:\^-?\d+)+", text):
         base, *exponents = tower[0].split("^")
-        if len(exponents) > 1 and (len(exponents) > 2 or int(exponents[0].lstrip("-")[:6]) ** min(int(exponents[1].lstrip("-")[:6]), 20) > MAX_POWER_DIGITS):
+        if len(exponents) > 1 and (
+            len(exponents) > 2
+            or int(exponents[0].lstrip("-")[:6]) ** min(int(exponents[1].lstrip("-")[:6]), 20) > MAX_POWER_DIGITS
+        ):
             return True
         if len(exponents[0]) > 9 or len(base) * int(exponents[0].lstrip("-")) > MAX_POWER_DIGITS:
             return True

@@ -14,11 +14,18 @@ from eval.answers import UNICODE, clean, find_answer, lines_of
 from eval.equality import Comparison, Undecided
 from eval.latex import bare
 from eval.numbers import MAX_DIGITS, NUMBER
+from eval.sandbox import run_tests
 
 GRADER = "rules-2"  # a new number for every change of what is right or wrong
 MAX_ANSWER_CHARS = 1000
 
 TEXT_COMMAND = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf)|mbox|operatorname)\s*\{([^{}]*)\}")
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+MONTH = (
+    r"(jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
+    r"|nov(?:ember)?|dec(?:ember)?)\.?"
+)
+DAY, YEAR = r"(\d{1,2})(?:st|nd|rd|th)?", r"(?:,? (\d{4}))?"
 OPTION = r"\(?([A-J])\)?"
 OPTIONS = re.compile(rf"{OPTION}(?:\s*(?:,|;|/|&|and|or)+\s*{OPTION})*")
 
@@ -33,13 +40,16 @@ def grade(response: str, question: Question) -> Grade:
         latex    equal as numbers with units, lists, sets, intervals, matrices, relations, expressions, words: see
                  `eval.equality` and `eval.numbers`
         open     equal as text without case, quotes, spacing, trailing period; list items and numbers one by one; dates
-        code     not gradable
+        code     right if it passes the tests of the question (`eval.sandbox`)
 
-    `correct` is None without a reference, for code, for a reference that cannot be read, and where math-verify could
+    `correct` is None without a reference or tests, for a reference that cannot be read, and where math-verify could
     not tell (then `grader` says why). `extracted` is canonical for numbers and letters ("25", "B").
     """
     kind, gold = question.answer_type, question.answer
-    if gold is None or not gold.strip() or kind == "code":
+    if kind == "code":
+        outcome = run_tests(response, question)
+        return Grade(outcome.correct, None, f"{GRADER} (tests: {outcome.detail})" if outcome.detail else GRADER)
+    if gold is None or not gold.strip():
         return Grade(None, None, GRADER)
     if kind == "integer":
         return _grade_number(response, gold)
@@ -164,7 +174,23 @@ def _letters(text: str, several: bool = False) -> str:
 
 
 def _same_text(gold: str, found: str) -> bool:
+    if (date := _date(gold)) is not None:
+        return date == _date(found)
     return _items(gold) == _items(found) or (_value(gold) is not None and _value(gold) == _value(found))
+
+
+def _date(text: str) -> tuple[int, int, int | None] | None:
+    """(month, day, year) of "March 5, 2020", "5 Mar 2020", "2020-03-05", "5th of March"."""
+    text = TEXT_COMMAND.sub(r"\1", text.translate(UNICODE)).strip(" .*")
+    if match := re.fullmatch(r"(\d{4})-(\d\d)-(\d\d)", text):
+        return int(match[2]), int(match[3]), int(match[1])
+    match = re.fullmatch(rf"{DAY} (?:of )?{MONTH}{YEAR}|{MONTH} (?:the )?{DAY}{YEAR}", text, re.IGNORECASE)
+    if not match:
+        return None
+    day, month, year = (
+        first or second for first, second in zip(match.groups()[:3], (match[5], match[4], match[6]), strict=True)
+    )
+    return MONTHS.index(month[:3].lower()) + 1, int(day), int(year) if year else None
 
 
 def _items(text: str) -> list[str | Fraction]:

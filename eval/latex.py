@@ -12,7 +12,9 @@ from eval.numbers import NUMBER, Number, Unit, read_number, split_unit
 MAX_ITEMS = 200
 MAX_DEPTH = 12
 
-TEXT_COMMAND = re.compile(r"\\(?:text(?:bf|it|rm|sf|normal)?|math(?:rm|bf|it|sf|cal)|[mh]box|operatorname\*?)\s*\{([^{}]*)\}")
+TEXT_COMMAND = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|normal)?|math(?:rm|bf|it|sf|cal)|[mh]box|operatorname\*?)\s*\{([^{}]*)\}"
+)
 SYMBOLS = {
     "\u00d7": "\\times ", "\u00b7": "\\cdot ", "\u22c5": "\\cdot ", "\u00f7": "\\div ", "\u221e": "\\infty ",
     "\u03c0": "\\pi ", "\u03b8": "\\theta ", "\u2264": "\\le ", "\u2265": "\\ge ", "\u2260": "\\ne ",
@@ -41,7 +43,10 @@ SPELLINGS = [
         (r"\\infinity|\binfinity\b|\boo\b|(?<![a-zA-Z\\])inf(?![a-zA-Z])", r"\\infty "),
         (r"\\langle(?![a-z])", "("),
         (r"\\rangle(?![a-z])", ")"),
-        (r"(?<![A-Za-z\\])(arc(?:sin|cos|tan)|(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp|pi)(?![A-Za-z])(?!\s[A-Za-z]{2})", r"\\\1 "),
+        (
+            r"(?<![A-Za-z\\])(arc(?:sin|cos|tan)|(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp|pi)(?![A-Za-z])(?!\s[A-Za-z]{2})",
+            r"\\\1 ",
+        ),
         (r"\\R(?![a-zA-Z])|\\(?:Reals|mathbf\{R\})", r"\\mathbb{R}"),
         (r"(?<=[\w)}])\*\*(?=[\d({a-z])", "^"),
         (r"\*\*", ""),
@@ -142,7 +147,9 @@ _OPENING, _CLOSING = "([{", ")]}"
 _LIST = re.compile(r"[,;]|(?<![A-Za-z\\])(?:and|or)(?![a-z])|\\text\s*\{\s*(?:,\s*)?(?:and|or)\s*\}|\n")
 _UNION = re.compile(r"\\cup(?![a-z])|(?<=[\])}])\s*U\s*(?=[\[(\\])")
 _EQUALITY = re.compile(r"\\(?:le|ge|ne)(?![a-z])|[=<>]")
-_MATRIX = re.compile(r"\\begin\{(?:[pbvB]?(?:small)?matrix|array)\}(?:\{[^{}]*\})?(.*?)\\end\{(?:[pbvB]?(?:small)?matrix|array)\}")
+_MATRIX = re.compile(
+    r"\\begin\{(?:[pbvB]?(?:small)?matrix|array)\}(?:\{[^{}]*\})?(.*?)\\end\{(?:[pbvB]?(?:small)?matrix|array)\}"
+)
 _CASES = re.compile(r"\\begin\{(?:cases|aligned|align\*?|gathered)\}(.*?)\\end\{(?:cases|aligned|align\*?|gathered)\}")
 _MEMBER = re.compile(r"^[^\\{}()\[\],]{1,12}\\in(?![a-z])\s*")
 _NAME = r"(?:(?!\\(?:sin|cos|tan|cot|sec|csc|log|ln|exp|frac|sqrt|int|sum|lim|max|min))\\?[A-Za-z]+(?:_\{?\w+\}?)?'*(?:\^\{?-1\}?)?(?:\([^()]*\))?)"
@@ -219,7 +226,9 @@ def _split(text: str, separator: re.Pattern) -> list[str]:
 
 def _without_group(text: str) -> str:
     """What is inside the one pair of brackets around a whole matrix: ([\\begin...]) -> \\begin..."""
-    while len(text) > 2 and text[0] in "([" and text[-1] in ")]" and text[1:].lstrip().startswith(("\\begin", "(", "[")):
+    while (
+        len(text) > 2 and text[0] in "([" and text[-1] in ")]" and text[1:].lstrip().startswith(("\\begin", "(", "["))
+    ):
         inner = text[1:-1].strip()
         if not (inner.startswith(("\\begin", "(", "[")) and inner.endswith(("}", ")", "]"))):
             break
@@ -310,8 +319,10 @@ def assignment(relation: Node, depth: int = 0) -> tuple[str, Node] | None:
             return None  # x = 2x - 1 says something else
         return name, read(value, depth + 1)
     value_name = compact(value)
-    if len(relation.sides) == 2 and re.fullmatch(r"[a-zA-Z](?:_\w+)?", value_name) and not re.search(
-        rf"(?<![A-Za-z\\]){value_name}(?![A-Za-z])", name
+    if (
+        len(relation.sides) == 2
+        and re.fullmatch(r"[a-zA-Z](?:_\w+)?", value_name)
+        and not re.search(rf"(?<![A-Za-z\\]){value_name}(?![A-Za-z])", name)
     ):
         return value_name, read(relation.sides[0], depth + 1)  # 2 = x
     if _is_constant(name) and _is_constant(value):
@@ -349,4 +360,7 @@ def interval(node: Node) -> Items | None:
 
 
 def _is_constant(text: str) -> bool:
-    return not re.search(r"[a-zA-Z]", re.sub(r"\\(?:frac|sqrt|pi|infty|ln|log|cdot|times|[a-z]+(?=\s*\d))|(?<![a-zA-Z\\])e(?![a-zA-Z])", "", text))
+    return not re.search(
+        r"[a-zA-Z]",
+        re.sub(r"\\(?:frac|sqrt|pi|infty|ln|log|cdot|times|[a-z]+(?=\s*\d))|(?<![a-zA-Z\\])e(?![a-zA-Z])", "", text),
+    )

@@ -141,7 +141,9 @@ def _compare(gold: str, found: str) -> bool | None:
     from sympy import Basic, MatrixBase
 
     # units are read before, and 10m is not 10; our parent keeps the time, so math-verify's own alarms are off
-    normalization = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
+    normalization = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
+    )
     configs = (LatexExtractionConfig(normalization_config=normalization), ExprExtractionConfig())
     try:
         references, answers = (parse(f"${text}$", configs, parsing_timeout=None) for text in (gold, found))

@@ -48,7 +48,9 @@ class Number:
     @property
     def last_place(self) -> Fraction:
         """What one more in the last digit of a decimal adds."""
-        mantissa, _, exponent = re.sub(r"\\times10\^\{?|\}", lambda m: "e" if m[0] != "}" else "", self.text).partition("e")
+        mantissa, _, exponent = re.sub(r"\\times10\^\{?|\}", lambda m: "e" if m[0] != "}" else "", self.text).partition(
+            "e"
+        )
         return Fraction(10) ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
 
 
@@ -132,8 +134,12 @@ MULTIPLES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion"
 
 _WORD = r"(?:\\(?:text(?:rm|bf|it|normal)?|math(?:rm|bf|it|sf)|mbox|hbox|operatorname|rm)\s*\{[^{}]*\}|(?<![A-Za-z\\])(?:[A-Za-z]{2,}\.?|[mgl](?=/)))"
 _POWER = r"(?:\s?\^\s?(?:\{\s?[-+]?\d\s?\}|[-+]?\d))?"
-_UNIT = re.compile(rf"[\s~]*(?:\\[ ,;])?[\s~]*({_WORD}{_POWER}(?:\s?(?:/|\*|\\cdot|)\s?(?:{_WORD}|(?<=/)[a-zA-Z]){_POWER}){{0,5}})[\s.]*\Z")
-_SYMBOL = re.compile(r"\s*(?:\\?(%|\$)|(\u20ac|\u00a3|\u00a2|\u00b0)|\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\(?:degree|degrees)(?![a-z]))\s*\Z")
+_UNIT = re.compile(
+    rf"[\s~]*(?:\\[ ,;])?[\s~]*({_WORD}{_POWER}(?:\s?(?:/|\*|\\cdot|)\s?(?:{_WORD}|(?<=/)[a-zA-Z]){_POWER}){{0,5}})[\s.]*\Z"
+)
+_SYMBOL = re.compile(
+    r"\s*(?:\\?(%|\$)|(\u20ac|\u00a3|\u00a2|\u00b0)|\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\(?:degree|degrees)(?![a-z]))\s*\Z"
+)
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,9 @@ def _unit(words: str) -> Unit:
     words = re.sub(r"\b(square|sq\.?|cubic)\s+([A-Za-z]+)", lambda m: f"{m[2]}^{3 if m[1] == 'cubic' else 2}", words)
     dimensions: dict[str, int] = {}
     factor, sign = Fraction(1), 1
-    for slash, name, power in re.findall(r"(/)|([^\s/*^{}\\.\d-]+)\.?\s*(?:\^\s*\{?\s*([-+]?\d))?", words.replace("\\cdot", " ")):
+    for slash, name, power in re.findall(
+        r"(/)|([^\s/*^{}\\.\d-]+)\.?\s*(?:\^\s*\{?\s*([-+]?\d))?", words.replace("\\cdot", " ")
+    ):
         if slash:
             sign = -1
             continue
