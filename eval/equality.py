@@ -219,8 +219,8 @@ class Comparison:
         self.num_asked += 1
         if self.num_asked > MAX_COMPARISONS:
             raise Undecided("too many comparisons")
-        imaginary = re.compile(r"(?<![A-Za-z\\])([ie])\(")  # else a function
-        equal, self.grader = MATH_VERIFY.compare(*(imaginary.sub(r"\1\\cdot(", text) for text in (gold, found)))
+        factor = re.compile(r"(?<![A-Za-z\\_.\d])([ie]|\d+(?:\.\d+)?)\(")  # else a function, of e or of 9
+        equal, self.grader = MATH_VERIFY.compare(*(factor.sub(r"\1\\cdot(", text) for text in (gold, found)))
         if equal is None:
             raise Undecided(self.grader)
         return equal

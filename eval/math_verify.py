@@ -163,19 +163,17 @@ def _compare(gold: str, found: str) -> bool | None:
 
 
 def _same_values(gold, found, gold_text: str, found_text: str) -> bool | None:
-    """Do two expressions have the same values (at a few points), two equations the same zeros up to a factor?
+    """Do two expressions have the same values (at a few points), two relations the same sides up to a factor?
 
     math-verify compares six decimals, for which 1/2016 is 1/2017. None where there is no value to compare, and for
-    equations that are no multiples of each other (the solutions may agree all the same).
+    relations that are no multiples of each other (the solutions may agree all the same).
     """
-    from sympy import Eq, Expr
+    from sympy import Expr
+    from sympy.core.relational import Relational
 
     gold, found = (_exact(expression) for expression in (gold, found))
-    if isinstance(gold, Eq) and isinstance(found, Eq):
-        same_unknowns = gold.free_symbols == found.free_symbols
-        pairs = _values(gold.lhs - gold.rhs, found.lhs - found.rhs) if same_unknowns else []
-        ratios = [a / b for a, b in pairs if b]
-        return True if len(ratios) > 1 and all(_close(ratio, ratios[0]) for ratio in ratios) and ratios[0] else None
+    if isinstance(gold, Relational) and isinstance(found, Relational):
+        return True if _is_multiple(gold, found) else None
     if not (isinstance(gold, Expr) and isinstance(found, Expr)):
         return None
     pairs = _values(gold, found)
@@ -187,6 +185,19 @@ def _same_values(gold, found, gold_text: str, found_text: str) -> bool | None:
     # a decimal of six digits inside an expression stands for what it rounds
     slack = 1e-5 if any(LONG_DECIMAL.search(text) for text in (gold_text, found_text)) else 1e-18
     return all(_close(a, b, slack) for a, b in pairs)
+
+
+def _is_multiple(gold, found) -> bool:
+    """Do two relations say the same of one expression, up to a factor (a positive one for inequalities)?"""
+    from sympy import Eq, Ge, Gt, Ne
+
+    turned = [relation.reversed if isinstance(relation, Ge | Gt) else relation for relation in (gold, found)]
+    if turned[0].func is not turned[1].func:
+        return False
+    pairs = _values(*(relation.lhs - relation.rhs for relation in turned))
+    ratios = [a / b for a, b in pairs if a and b]
+    steady = len(ratios) > 1 and all(_close(ratio, ratios[0]) for ratio in ratios)
+    return steady and (isinstance(gold, Eq | Ne) or bool(ratios[0] > 0))
 
 
 def _exact(expression):

@@ -102,7 +102,7 @@ _SAME_UNITS = {
     "km": "kilometer kilometre", "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile",
     "mg": "milligram", "g": "gram gramme", "kg": "kilogram kilo", "lb": "lbs pound", "oz": "ounce",
     "ms": "millisecond", "s": "sec second", "min": "minute", "h": "hr hour", "day": "days", "week": "wk",
-    "ml": "mL milliliter millilitre", "l": "L liter litre", "N": "newton", "J": "joule", "kJ": "kilojoule",
+    "ml": "mL milliliter millilitre", "l": "L liter litre", "gal": "gallon", "N": "newton", "J": "joule", "kJ": "kilojoule",
     "W": "watt", "kW": "kilowatt", "Pa": "pascal", "kPa": "kilopascal", "Hz": "hertz", "V": "volt", "A": "ampere amp",
     "K": "kelvin", "mol": "mole", "eV": "electronvolt",
     "$": "dollar usd USD buck", "cent": "\u00a2", "\u20ac": "euro EUR", "\u00a3": "GBP", "%": "percent pct percentage",
@@ -114,7 +114,7 @@ _OF = {
        {"mg": "1/1000", "g": 1, "kg": 1000, "lb": "45359237/100000", "oz": "45359237/1600000"}.items()},
     **{unit: ({"time": 1}, Fraction(factor)) for unit, factor in
        {"ms": "1/1000", "s": 1, "min": 60, "h": 3600, "day": 86400, "week": 604800}.items()},
-    **{unit: ({"length": 3}, Fraction(factor)) for unit, factor in {"ml": "1/1000000", "l": "1/1000"}.items()},
+    **{unit: ({"length": 3}, Fraction(factor)) for unit, factor in {"ml": "1/1000000", "l": "1/1000", "gal": "3785411784/1000000000000"}.items()},
     "N": ({"length": 1, "mass": 1, "time": -2}, Fraction(1000)),
     "J": ({"length": 2, "mass": 1, "time": -2}, Fraction(1000)),
     "kJ": ({"length": 2, "mass": 1, "time": -2}, Fraction(10**6)),

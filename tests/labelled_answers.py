@@ -44,7 +44,8 @@ def ours(case: Case) -> bool | None:
 
 
 def plain_math_verify(case: Case) -> bool:
-    """Its default use, in the process of the caller."""
+    """Its default use, given the LaTeX delimiters that it looks for; in the process of the caller."""
     from math_verify import parse, verify
 
-    return verify(parse(case.reference), parse(case.prediction))
+    reference, prediction = (t if "$" in t or "boxed" in t else f"${t}$" for t in (case.reference, case.prediction))
+    return verify(parse(reference), parse(prediction))
