@@ -219,7 +219,7 @@ class Comparison:
         self.num_asked += 1
         if self.num_asked > MAX_COMPARISONS:
             raise Undecided("too many comparisons")
-        factor = re.compile(r"(?<![A-Za-z\\_.\d])([ie]|\d+(?:\.\d+)?)\(")  # else a function, of e or of 9
+        factor = re.compile(r"(?<![A-Za-z\\_.\d^{])([ie]|\d+(?:\.\d+)?)\(")  # else a function, of e or of 9
         equal, self.grader = MATH_VERIFY.compare(*(factor.sub(r"\1\\cdot(", text) for text in (gold, found)))
         if equal is None:
             raise Undecided(self.grader)

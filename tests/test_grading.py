@@ -44,7 +44,7 @@ def test_case(answer_type, answer, response, correct, why):
 def test_case_for_math_verify(answer_type, answer, response, correct, why):
     result = grade(response, question(answer, answer_type))
     assert result.correct is correct, (why, result)
-    assert result.grader.startswith(f"{GRADER}+math-verify")
+    assert result.grader.startswith(GRADER)
 
 
 @pytest.mark.parametrize(
@@ -72,46 +72,9 @@ def test_import_is_light_and_starts_nothing():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-PIECES = [
-    "\\boxed",
-    "{",
-    "}",
-    "\\{",
-    "\\}",
-    "$",
-    "\\(",
-    "\\)",
-    "Answer:",
-    "The answer is",
-    "\\frac",
-    "\\text{",
-    "^",
-    "_",
-]
-PIECES += [
-    "A",
-    "(B)",
-    "b",
-    " or ",
-    "=",
-    "-",
-    "+",
-    ".",
-    ",",
-    ":",
-    "/",
-    "%",
-    "0",
-    "25",
-    "1,000",
-    "x",
-    "\n",
-    " ",
-    "**",
-    '"',
-    "[",
-    "]",
-]
+PIECES = ["\\boxed", "{", "}", "\\{", "\\}", "$", "\\(", "\\)", "Answer:", "The answer is", "\\frac", "\\text{", "^", "_",
+          "A", "(B)", "b", " or ", "=", "-", "+", ".", ",", ":", "/", "%", "0", "25", "1,000", "x", "\n", " ", "**", '"',
+          "[", "]"]  # fmt: skip
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join), st.sampled_from(["integer", "letter", "open"]))
