@@ -4,8 +4,9 @@ Rules:
 
 - Lists and sets in any order, tuples, points and vectors in theirs; a list may stand for a set or for a tuple. A set is
   no tuple. Intervals have the same ends, open or closed. A column or row of a matrix is a vector.
-- Of an assignment (x = 5, f(x) = ..., AB = 4) the value counts, unless two different letters are given two constants; of
-  a chain of equal sides the last. Other equations are equal up to rearrangement, an equation is no expression.
+- Of an assignment (x = 5, f(x) = ..., AB = 4) the value counts, unless two different letters are given constants; of a
+  chain of equal sides the last. Other equations and inequalities are equal up to a factor, an equation is no
+  expression.
 - x \\in S is S; inequalities for one unknown are the interval that they say.
 - \\pm is both values. a:b is a ratio. A number with a base is not its value in base ten.
 - Words are compared without case and articles. An option letter may be followed by its text: "C. 42".
@@ -165,9 +166,8 @@ class Comparison:
         if any(named) and not all(isinstance(node, Relation) for node in (a, b)):
             return self.same_nodes(named[0][1] if named[0] else a, named[1][1] if named[1] else b)
         relations = [node for node in (a, b) if isinstance(node, Relation)]
-        if len(relations) == 1 and (isinstance(a, Leaf) or isinstance(b, Leaf)):
-            if set(relations[0].operators) == {"="}:
-                return False  # an equation is no expression
+        if len(relations) == 1 and any(isinstance(n, Leaf) for n in (a, b)) and set(relations[0].operators) == {"="}:
+            return False  # an equation is no expression
         return self._ask(text_of(a), text_of(b))
 
     # one expression

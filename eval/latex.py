@@ -1,5 +1,5 @@
 r"""Reads a mathematical answer as what it is: a list ("1, 2", "x=3 or x=5"), a set \{...\}, a tuple, point, vector or
-interval (...), [...], a union of these, a matrix, a relation, or one expression or words. `eval.equality` compares them.
+interval (...), [...], a union of these, a matrix, a relation, or one expression or words. `eval.equality` compares.
 """
 
 import re
@@ -152,7 +152,10 @@ _MATRIX = re.compile(
 )
 _CASES = re.compile(r"\\begin\{(?:cases|aligned|align\*?|gathered)\}(.*?)\\end\{(?:cases|aligned|align\*?|gathered)\}")
 _MEMBER = re.compile(r"^[^\\{}()\[\],]{1,12}\\in(?![a-z])\s*")
-_NAME = r"(?:(?!\\(?:sin|cos|tan|cot|sec|csc|log|ln|exp|frac|sqrt|int|sum|lim|max|min))\\?[A-Za-z]+(?:_\{?\w+\}?)?'*(?:\^\{?-1\}?)?(?:\([^()]*\))?)"
+_NAME = (
+    r"(?:(?!\\(?:sin|cos|tan|cot|sec|csc|log|ln|exp|frac|sqrt|int|sum|lim|max|min))"
+    r"\\?[A-Za-z]+(?:_\{?\w+\}?)?'*(?:\^\{?-1\}?)?(?:\([^()]*\))?)"
+)
 _NAMING = re.compile(rf"{_NAME}|\({_NAME}(?:,{_NAME})*\)|(?:m?\\(?:angle|triangle|overline|arc)\{{?[A-Za-z]+\}}?)|"
                      rf"\|[A-Za-z]+\||{_NAME}(?::{_NAME})+|\\frac\{{[A-Z]+\}}\{{[A-Z]+\}}")  # fmt: skip
 

@@ -95,47 +95,68 @@ def _is_endless(value: Fraction) -> bool:
 
 # --- units
 
-_LENGTHS = {"mm": "1/1000", "cm": "1/100", "dm": "1/10", "m": 1, "km": 1000, "in": "254/10000", "ft": "3048/10000",
-            "yd": "9144/10000", "mi": "1609344/1000"}  # fmt: skip
-_SAME_UNITS = {
-    "mm": "millimeter millimetre", "cm": "centimeter centimetre", "dm": "decimeter decimetre", "m": "meter metre",
-    "km": "kilometer kilometre", "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile",
-    "mg": "milligram", "g": "gram gramme", "kg": "kilogram kilo", "lb": "lbs pound", "oz": "ounce",
-    "ms": "millisecond", "s": "sec second", "min": "minute", "h": "hr hour", "day": "days", "week": "wk",
-    "ml": "mL milliliter millilitre", "l": "L liter litre", "gal": "gallon", "N": "newton", "J": "joule", "kJ": "kilojoule",
-    "W": "watt", "kW": "kilowatt", "Pa": "pascal", "kPa": "kilopascal", "Hz": "hertz", "V": "volt", "A": "ampere amp",
-    "K": "kelvin", "mol": "mole", "eV": "electronvolt",
-    "$": "dollar usd USD buck", "cent": "\u00a2", "\u20ac": "euro EUR", "\u00a3": "GBP", "%": "percent pct percentage",
-    "deg": "degree \u00b0", "rad": "radian",
-}  # fmt: skip
-_OF = {
-    **{unit: ({"length": 1}, Fraction(factor)) for unit, factor in _LENGTHS.items()},
-    **{unit: ({"mass": 1}, Fraction(factor)) for unit, factor in
-       {"mg": "1/1000", "g": 1, "kg": 1000, "lb": "45359237/100000", "oz": "45359237/1600000"}.items()},
-    **{unit: ({"time": 1}, Fraction(factor)) for unit, factor in
-       {"ms": "1/1000", "s": 1, "min": 60, "h": 3600, "day": 86400, "week": 604800}.items()},
-    **{unit: ({"length": 3}, Fraction(factor)) for unit, factor in {"ml": "1/1000000", "l": "1/1000", "gal": "3785411784/1000000000000"}.items()},
-    "N": ({"length": 1, "mass": 1, "time": -2}, Fraction(1000)),
-    "J": ({"length": 2, "mass": 1, "time": -2}, Fraction(1000)),
-    "kJ": ({"length": 2, "mass": 1, "time": -2}, Fraction(10**6)),
-    "W": ({"length": 2, "mass": 1, "time": -3}, Fraction(1000)),
-    "kW": ({"length": 2, "mass": 1, "time": -3}, Fraction(10**6)),
-    "Pa": ({"length": -1, "mass": 1, "time": -2}, Fraction(1000)),
-    "kPa": ({"length": -1, "mass": 1, "time": -2}, Fraction(10**6)),
-    "Hz": ({"time": -1}, Fraction(1)),
-    **{unit: ({unit: 1}, Fraction(1)) for unit in ("V", "A", "K", "mol", "eV", "\u20ac", "\u00a3", "%", "deg", "rad")},
-    "$": ({"money": 1}, Fraction(1)),
-    "cent": ({"money": 1}, Fraction(1, 100)),
-}  # fmt: skip
-UNITS = {name: _OF[unit] for unit in _OF for name in (unit, *_SAME_UNITS.get(unit, "").split())}
-UNITS |= {name: ({"length": 1, "time": -1}, Fraction("1609344/3600000")) for name in ("mph",)}
-UNITS |= {name: ({"length": 1, "time": -1}, Fraction(1000, 3600)) for name in ("kph", "kmh")}
+_FORCE = {"length": 1, "mass": 1, "time": -2}
+_ENERGY = {"length": 2, "mass": 1, "time": -2}
+_POWER_OF_WORK = {"length": 2, "mass": 1, "time": -3}
+_PRESSURE = {"length": -1, "mass": 1, "time": -2}
+_KNOWN = (  # what is measured, in metres, grams, seconds, dollars; names
+    ({"length": 1}, "1/1000", "mm millimeter millimetre"),
+    ({"length": 1}, "1/100", "cm centimeter centimetre"),
+    ({"length": 1}, "1/10", "dm decimeter decimetre"),
+    ({"length": 1}, "1", "m meter metre"),
+    ({"length": 1}, "1000", "km kilometer kilometre"),
+    ({"length": 1}, "254/10000", "in inch inches"),
+    ({"length": 1}, "3048/10000", "ft foot feet"),
+    ({"length": 1}, "9144/10000", "yd yard"),
+    ({"length": 1}, "1609344/1000", "mi mile"),
+    ({"length": 3}, "1/1000000", "ml mL milliliter millilitre"),
+    ({"length": 3}, "1/1000", "l L liter litre"),
+    ({"length": 3}, "3785411784/1000000000000", "gal gallon"),
+    ({"mass": 1}, "1/1000", "mg milligram"),
+    ({"mass": 1}, "1", "g gram gramme"),
+    ({"mass": 1}, "1000", "kg kilogram kilo"),
+    ({"mass": 1}, "45359237/100000", "lb lbs pound"),
+    ({"mass": 1}, "45359237/1600000", "oz ounce"),
+    ({"time": 1}, "1/1000", "ms millisecond"),
+    ({"time": 1}, "1", "s sec second"),
+    ({"time": 1}, "60", "min minute"),
+    ({"time": 1}, "3600", "h hr hour"),
+    ({"time": 1}, "86400", "day days"),
+    ({"time": 1}, "604800", "week wk"),
+    ({"length": 1, "time": -1}, "1609344/3600000", "mph"),
+    ({"length": 1, "time": -1}, "1000/3600", "kph kmh"),
+    (_FORCE, "1000", "N newton"),
+    (_ENERGY, "1000", "J joule"),
+    (_ENERGY, "1000000", "kJ kilojoule"),
+    (_POWER_OF_WORK, "1000", "W watt"),
+    (_POWER_OF_WORK, "1000000", "kW kilowatt"),
+    (_PRESSURE, "1000", "Pa pascal"),
+    (_PRESSURE, "1000000", "kPa kilopascal"),
+    ({"time": -1}, "1", "Hz hertz"),
+    ({"voltage": 1}, "1", "V volt"),
+    ({"current": 1}, "1", "A amp ampere"),
+    ({"temperature": 1}, "1", "K kelvin"),
+    ({"amount": 1}, "1", "mol mole"),
+    ({"electronvolt": 1}, "1", "eV electronvolt"),
+    ({"money": 1}, "1", "$ dollar usd USD buck"),
+    ({"money": 1}, "1/100", "cent \u00a2"),
+    ({"euro": 1}, "1", "\u20ac euro EUR"),
+    ({"sterling": 1}, "1", "\u00a3 GBP"),
+    ({"%": 1}, "1", "% percent pct percentage"),
+    ({"deg": 1}, "1", "deg degree \u00b0"),
+    ({"rad": 1}, "1", "rad radian"),
+)
+UNITS = {name: (dimensions, Fraction(factor)) for dimensions, factor, names in _KNOWN for name in names.split()}
 MULTIPLES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}  # powers of ten
 
-_WORD = r"(?:\\(?:text(?:rm|bf|it|normal)?|math(?:rm|bf|it|sf)|mbox|hbox|operatorname|rm)\s*\{[^{}]*\}|(?<![A-Za-z\\])(?:[A-Za-z]{2,}\.?|[mgl](?=/)))"
+_WORD = (
+    r"(?:\\(?:text(?:rm|bf|it|normal)?|math(?:rm|bf|it|sf)|mbox|hbox|operatorname|rm)\s*\{[^{}]*\}"
+    r"|(?<![A-Za-z\\])(?:[A-Za-z]{2,}\.?|[mgl](?=/)))"
+)
 _POWER = r"(?:\s?\^\s?(?:\{\s?[-+]?\d\s?\}|[-+]?\d))?"
 _UNIT = re.compile(
-    rf"[\s~]*(?:\\[ ,;])?[\s~]*({_WORD}{_POWER}(?:\s?(?:/|\*|\\cdot|)\s?(?:{_WORD}|(?<=/)[a-zA-Z]){_POWER}){{0,5}})[\s.]*\Z"
+    rf"[\s~]*(?:\\[ ,;])?[\s~]*({_WORD}{_POWER}"
+    rf"(?:\s?(?:/|\*|\\cdot|)\s?(?:{_WORD}|(?<=/)[a-zA-Z]){_POWER}){{0,5}})[\s.]*\Z"
 )
 _SYMBOL = re.compile(
     r"\s*(?:\\?(%|\$)|(\u20ac|\u00a3|\u00a2|\u00b0)|\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\(?:degree|degrees)(?![a-z]))\s*\Z"

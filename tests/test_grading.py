@@ -72,9 +72,9 @@ def test_import_is_light_and_starts_nothing():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-PIECES = ["\\boxed", "{", "}", "\\{", "\\}", "$", "\\(", "\\)", "Answer:", "The answer is", "\\frac", "\\text{", "^", "_",
-          "A", "(B)", "b", " or ", "=", "-", "+", ".", ",", ":", "/", "%", "0", "25", "1,000", "x", "\n", " ", "**", '"',
-          "[", "]"]  # fmt: skip
+PIECES = ["\\boxed", "{", "}", "\\{", "\\}", "$", "\\(", "\\)", "Answer:", "The answer is", "\\frac", "\\text{", "^",
+          "_", "A", "(B)", "b", " or ", "=", "-", "+", ".", ",", ":", "/", "%", "0", "25", "1,000", "x", "\n", " ",
+          "**", '"', "[", "]"]  # fmt: skip
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join), st.sampled_from(["integer", "letter", "open"]))

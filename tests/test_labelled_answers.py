@@ -7,11 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from labelled_answers import Case, cases, ours, sources
 
 from benchmarks.grader import fuzzed
 from core.types import Question
 from eval.grading import grade, same_answer
-from labelled_answers import Case, cases, ours, sources
 
 README = Path(__file__).parent / "README.md"
 
@@ -118,7 +118,8 @@ def test_what_a_response_says_about_grading_is_text(injection, answer_type):
 def test_a_thousand_fuzzed_responses_crash_and_hang_nothing():
     """In a process of its own, so that a crash of the interpreter would be seen as one."""
     code = "from benchmarks.grader import fuzz; fuzz(1000, 1)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=README.parents[1], timeout=300, capture_output=True, text=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=README.parents[1], timeout=300, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "fuzz: 1,000 responses" in done.stdout
 
