@@ -15,6 +15,7 @@ Rules:
 
 import re
 from fractions import Fraction
+from itertools import accumulate
 
 from eval.answers import clean, value_of
 from eval.latex import Items, Leaf, Node, Relation, assignment, compact, interval, plain, read, without_text
@@ -23,6 +24,7 @@ from eval.numbers import Unit, read_number, same_number
 
 MAX_COMPARISONS = 40  # by math-verify, for one answer
 MAX_MATH_CHARS = 400
+MAX_NESTING = 20  # the parser's time doubles with every few levels
 MAX_POWER_DIGITS = 100_000
 
 OPTION = re.compile(r"\(?([A-J])\)?")
@@ -214,6 +216,8 @@ class Comparison:
         """Raises Undecided."""
         if max(len(gold), len(found)) > MAX_MATH_CHARS:
             raise Undecided("too long")
+        if max(_nesting(gold), _nesting(found)) > MAX_NESTING:
+            raise Undecided("too deep")
         if is_huge(gold) or is_huge(found):
             raise Undecided("too large")
         self.num_asked += 1
@@ -284,6 +288,10 @@ def is_huge(text: str) -> bool:
         if len(exponents[0]) > 9 or len(base) * int(exponents[0].lstrip("-")) > MAX_POWER_DIGITS:
             return True
     return any(len(match[1]) > 5 or int(match[1]) > 20_000 for match in re.finditer(r"(\d+)!", text)) or "!!" in text
+
+
+def _nesting(text: str) -> int:
+    return max(accumulate((c in "([{") - (c in ")]}") for c in text), default=0)
 
 
 def _has_unit(*texts: str) -> bool:
