@@ -25,8 +25,8 @@ from core.journal import Journal
 from core.log import Progress
 from eval.cells import Cells, cells_of
 from eval.draw import Task, draw, load_questions, tasks_of
-from eval.run import shape_of
 from eval.samples import graded_beside, graded_row
+from eval.sampling import shape_of
 from inference.budget import Budget, ForcedDecode
 from inference.continuations import ContinuationStore
 from inference.engine import GREEDY, Delta, Driver, Engine, EngineConfig, load_engine
