@@ -89,7 +89,8 @@ def measures(
     Resamples without a slope (all thinking equal) say nothing about Scaling and are left out of its interval, which is
     nan where none is left. Two runs that think almost equally long can change places from one resample to the next,
     and their slope its sign: the interval is then very wide, as the mean over pairs deserves. Performance is a maximum,
-    which is biased upward by noise, in the resamples more so.
+    which is biased upward by noise, in the resamples more so. Where all scores are the same (nothing was solved, or
+    everything), resamples show no spread where there may be some: no interval, nan, for Scaling and Performance.
 
     Raises ValueError unless all runs have the same one or more questions.
     """
@@ -110,6 +111,8 @@ def measures(
         controls = np.mean([_within(a[:, i], limit) for i, limit in enumerate(own_limits)], axis=0)
         resampled.append([100.0 * controls, _scalings(a, f), f.max(axis=1)])
     controls, scalings, performances = np.concatenate(resampled, axis=1)
+    if percents.min() == percents.max():
+        scalings, performances = np.full((2, num_resamples), np.nan)
     a, f = tokens.mean(axis=0).tolist(), percents.mean(axis=0).tolist()
     return Measures(
         (control(a, own_limits), *_percentiles(controls)),

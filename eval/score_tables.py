@@ -66,4 +66,4 @@ def _tokens(mean: float | None) -> str:
 def _shown(value: list[float | None] | None) -> str:
     if value is None or value[0] is None:
         return "-"
-    return f"{value[0]:.1f}" + (f" [{value[1]:.1f}, {value[2]:.1f}]" if value[1] is not None else "")
+    return f"{value[0]:.1f}" + (f" [{value[1]:.1f}, {value[2]:.1f}]" if value[1] is not None else " [no spread]")

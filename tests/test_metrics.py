@@ -234,3 +234,12 @@ def test_questions_needed_by_hand():
     assert power_at(100, after, before, difference=0.0) == pytest.approx(0.025)  # one of the two sides
     with pytest.raises(ValueError, match="same"):
         questions_needed(after, {0: 1.0})
+
+
+def test_scores_without_any_spread_have_no_interval():
+    questions = range(5)
+    tokens = {"a": dict.fromkeys(questions, 10.0), "b": dict.fromkeys(questions, 20.0)}
+    found = measures(tokens, {run: dict.fromkeys(questions, 0.0) for run in tokens}, {"a": 10, "b": 20}, 100)
+    assert found.control == (100.0, 100.0, 100.0)
+    assert found.scaling[0] == found.performance[0] == 0.0
+    assert all(math.isnan(end) for end in (*found.scaling[1:], *found.performance[1:]))
