@@ -57,6 +57,8 @@ class Cell:
         """The paper's name of the method, in whose curve this cell is a point. Another ignore text is another curve."""
         if self.way:
             return self.way
+        if self.budget.max_thinking_tokens is None and self.control == "none":
+            return "unforced"
         names = {"none": "budget_forcing", "tokens": "token_conditional", "steps": "step_conditional"}
         name = names.get(self.control, "class_conditional") + ("+forcing" if self.forced else "")
         appends = self.budget.num_ignore or self.budget.min_thinking_tokens
