@@ -17,7 +17,7 @@ from typing import Any
 from core.config import UserError, option, run_entry
 from core.log import say
 from core.runs import finished, open_run, read_record
-from eval.compare_report import name_of, picture, to_markdown
+from eval.compare_report import name_of, picture, to_markdown, tokens_of
 from eval.comparison import (
     EvalCell,
     against_reference,
@@ -131,7 +131,7 @@ def _print(result: dict[str, Any]) -> None:
     for benchmark, methods in result["methods"].items():
         say(f"{benchmark}: {'tokens':>8} {'accuracy':>9}  95% interval")
         for m in methods:
-            say(f"{benchmark}: {m['tokens']:>8,.0f} {m['accuracy']:>8.1f}%  [{m['low']:.1f}, {m['high']:.1f}]  "
+            say(f"{benchmark}: {tokens_of(m):>8} {m['accuracy']:>8.1f}%  [{m['low']:.1f}, {m['high']:.1f}]  "
                 f"{'*' if m['best_so_far'] else ' '} {m['run']} {m['method']}")  # fmt: skip
     for optimal in result["optimal"]:
         for p in optimal["points"]:

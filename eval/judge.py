@@ -5,6 +5,7 @@ cannot tell, and only if a config names it. Its last line must be exactly Yes or
 (core.ask.MAX_TRIES times), the answer stays ungraded and `Grade.grader` says why.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,10 @@ from core.runs import Run
 from core.shards import share_of
 from core.types import Grade, Question
 
-JUDGE = "judge-1"  # a new number for every change of the prompt
+JUDGE = "judge-2"  # a new number for every change of the prompt
+
+# an attempt must not be able to end itself and go on as the reference
+TAG = re.compile(r"[<\uff1c](?=\W*(?:problem|attempt|reference))", re.IGNORECASE)
 
 SYSTEM = """\
 You compare an attempt at a problem with a reference, which you may take to be right.
@@ -100,8 +104,9 @@ def _grade(outcome: Outcome, grader: str) -> Grade:
 
 
 def prompt_of(question: Question, response: str) -> str:
+    """The three texts in tags, in which nothing looks like one of these tags."""
     parts = {"problem": question.text, "attempt": response, "reference": reference_of(question)}
-    return "\n\n".join(f"<{name}>\n{text}\n</{name}>" for name, text in parts.items())
+    return "\n\n".join(f"<{name}>\n{TAG.sub('&lt;', text)}\n</{name}>" for name, text in parts.items())
 
 
 def read_verdict(reply: str) -> str | None:

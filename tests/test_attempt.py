@@ -134,7 +134,7 @@ def test_a_judge_settles_what_rules_cannot_and_is_paid_once(engines, monkeypatch
     assert server.num_asked.total() == 5, "what is judged is not judged again"
     rows = list(read_jsonl(path / "grades.jsonl"))
     assert [row["correct"] for row in rows] == [True, False, None, False, True, False]
-    assert [row["grader"].split(" (")[0] for row in rows] == ["judge-1 judge"] * 3 + ["rules-1"] * 3
+    assert [row["grader"].split(" (")[0] for row in rows] == ["judge-2 judge"] * 3 + ["rules-2"] * 3
     assert "(unreadable: ...Hard to tell.)" in rows[2]["grader"]
     assert read_record(path)["headline"]["judge"]["num_answers"] == 5
     assert not any("qwen" in str(body) for body in server.bodies), "the judge is blind"
