@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from core.config import option
 from core.types import AnswerType, Question, question_id
-from eval.grading import last_boxed
+from eval.answers import last_boxed
 
 READINGS = ("field", "boxed", "hashes")
 TEST_FORMATS = ("humaneval", "stdin", "livecodebench")
