@@ -64,8 +64,10 @@ class Sessions:
             return None
         completion = output.outputs[0]
         session.ids += completion.token_ids
-        if completion.finish_reason is not None:
+        if completion.finish_reason in ("stop", "length"):
             self._ended.append(session)
+        elif completion.finish_reason is not None:  # failed
+            self.abort([session.name])
         return session.num_kept
 
     def release(self) -> None:

@@ -36,7 +36,8 @@ def cases(name):
 def test_case(answer_type, answer, response, correct, why):
     result = grade(response, question(answer, answer_type))
     assert result.correct is correct, (why, result)
-    assert result.grader == GRADER, "the rules settle it"
+    settled_by = GRADER if answer_type != "code" else f"{GRADER} (tests: the question has no tests)"
+    assert result.grader == settled_by, "the rules settle it"
 
 
 @pytest.mark.slow
