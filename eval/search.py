@@ -4,9 +4,10 @@
     DVTS         n/beam_width trees of their own; in each the best of beam_width steps goes on      (search-and-learn)
     REBASE       all paths go on, with shares of n by the softmax of their scores           (Wu et al., 2408.00724)
 
-A step is thinking up to the next delimiter, at most `max_step_tokens`. A path whose thinking has ended (by itself, or
-by its budget: then with the cue, as budget forcing does) is a leaf. In beam search and REBASE it takes its place out of
-the n, so that n paths have answered in the end; in DVTS it ends its tree. The answer is chosen among the leaves.
+A step is thinking up to the next delimiter, at most `max_step_tokens`; delimiters alone are no step. A path whose
+thinking has ended (by itself, or by its budget: then with the cue, as budget forcing does) is a leaf. In beam search
+and REBASE it takes its place out of the n, so that n paths have answered in the end; in DVTS it ends its tree. The
+answer is chosen among the leaves.
 
 Every question goes at its own pace: there is no barrier but the one within a question, where all steps have to be
 scored before some go on. Each step has a seed of its own (question, repeat, iteration, tree, number), so children of
@@ -96,6 +97,7 @@ class Step:
         self.decode, self.stop_ids, self.max_tokens, self.answer = decode, stop_ids, max_tokens, answer
         self.num_cached_tokens = 0
         self._ends: frozenset[int] = frozenset()  # what the decoding itself stops at
+        self._num_blank = 0  # delimiters with which the step began: they alone are no step
         self._is_over = False
 
     @property
@@ -109,20 +111,28 @@ class Step:
         if request is None or self.answer or self.decode.is_probing:
             return request
         self._ends = request.stop_token_ids
-        most = request.max_tokens if self.max_tokens is None else min(request.max_tokens, self.max_tokens)
+        most = request.max_tokens
+        if self.max_tokens is not None:
+            most = min(most, self.max_tokens - self._num_blank)
         return replace(request, max_tokens=most, stop_token_ids=self._ends | self.stop_ids)
 
     def advance(self, delta: Delta) -> None:
         self.num_cached_tokens += delta.num_cached_tokens or 0
-        if delta.finish_reason == "stop" and not self.answer and not self.decode.is_probing:
-            last = delta.token_ids[-1]
-            if last in self.stop_ids and last not in self._ends:
-                delta = replace(
-                    delta, finish_reason="length"
-                )  # the delimiter belongs to the step, and thinking goes on
+        at_delimiter = self._is_at_delimiter(delta)
+        if at_delimiter:
+            delta = replace(delta, finish_reason="length")  # it belongs to the step, and thinking goes on
         self.decode.advance(delta)
-        if delta.finish_reason is not None:
-            self._is_over = not self.decode.is_probing
+        if delta.finish_reason is None:
+            return
+        is_blank = at_delimiter and len(delta.token_ids) == 1
+        self._num_blank += is_blank
+        self._is_over = not self.decode.is_probing and not (is_blank and self._num_blank < self.max_tokens)
+
+    def _is_at_delimiter(self, delta: Delta) -> bool:
+        """And not at the end of thinking, which the decoding looks at itself."""
+        if delta.finish_reason != "stop" or self.answer or self.decode.is_probing:
+            return False
+        return delta.token_ids[-1] in self.stop_ids - self._ends
 
 
 @dataclass

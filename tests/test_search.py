@@ -78,7 +78,7 @@ def text_of(ids) -> str:
 def naive_step(thinking: tuple, seed: int, config: SearchConfig, is_last: bool) -> tuple[tuple, bool]:
     """(thinking after one more step, has it ended)."""
     ids = list(PROMPT) + list(thinking)
-    request_seed, num_new = derived_seed(seed, len(ids)), 0
+    request_seed, num_new, num_blank = derived_seed(seed, len(ids)), 0, 0
     while True:
         if len(ids) - len(PROMPT) == config.max_thinking_tokens:
             return tuple(ids[len(PROMPT) :]), True
@@ -89,7 +89,10 @@ def naive_step(thinking: tuple, seed: int, config: SearchConfig, is_last: bool) 
             return tuple(ids[len(PROMPT) :]), True
         ids.append(token)
         num_new += 1
-        if token in STOPS and not is_last:
+        if token in STOPS and num_new == num_blank + 1 < config.max_step_tokens and not is_last:
+            num_blank += 1  # nothing but delimiters so far: no step yet, and the rest is asked anew
+            request_seed = derived_seed(seed, len(ids))
+        elif token in STOPS and not is_last:
             full = len(ids) - len(PROMPT) == config.max_thinking_tokens
             return tuple(ids[len(PROMPT) :]), full
 
