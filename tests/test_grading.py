@@ -36,7 +36,7 @@ def cases(name):
 def test_case(answer_type, answer, response, correct, why):
     result = grade(response, question(answer, answer_type))
     assert result.correct is correct, (why, result)
-    assert result.grader == GRADER, "the rules settle it"
+    assert result.grader.split(" (")[0] == GRADER, "the rules settle it"
 
 
 @pytest.mark.slow
