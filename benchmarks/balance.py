@@ -4,7 +4,7 @@
     python -m benchmarks.balance traces=my.jsonl tokenizer=<model folder>
 
 Nothing is trained. Lengths are drawn from the digitised histograms of configs/train/lengths, or counted; the steps are
-those that train.sft plans (train/steps.py), an example's cost its FLOPs in the model (train/cost.py). Minutes are an
+those that train.sft plans (train/steps.py), an example's cost its FLOPs in the model (core/cost.py). Minutes are an
 estimate: FLOPs over devices x peak x mfu x balance, with the mfu that busy devices would reach on equal work; traffic
 between devices is taken to be hidden.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from core.chat import ChatFormat
 from core.config import option, run_entry
-from train.cost import PEAK_FLOPS, ModelShape
+from core.cost import PEAK_FLOPS, ModelShape
 from train.dataset import load_traces
 from train.lengths import draw_lengths, read_histogram
 from train.steps import Layout, balance, choose_layout, tokens_on_device, visits

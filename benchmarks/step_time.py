@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from train.cost import ModelShape
+from core.cost import ModelShape
 from train.steps import Layout, balance, choose_layout, place, tokens_on_device
 
 

@@ -1,24 +1,35 @@
-"""What a grid of thinking budgets costs: lock-step runs as s1's, separate runs without a barrier, shared trajectories.
+"""What the paper's grid of budgets costs: lock-step runs as s1's, separate runs without a barrier, shared trajectories.
 
     python -m benchmarks.sweep model=outputs/train/demo-1234abcd/model questions=outputs/data/demo-heldout-1234abcd
 
-The three ways run in one process on one engine, the prefix cache is reset before each and their order rotates between
-repeats. Prints seconds, sampled tokens and ratios; then, on a scripted engine, the cost of a grid at fixed lengths.
+The grid is that of s1's evaluation commands: budgets 500 ... 16,000 of a context of 32,768, scaled to this one; auto;
+Wait x1, x2, x4, x6; and x2 with Hmm, with Alternatively and with no text. The three ways run in one process on one
+engine, the prefix cache is reset before each and their order rotates between repeats. Prints seconds, sampled tokens
+and ratios, and cell by cell how many samples are the same; the latter also with seeds at temperature 1. Then the tokens
+of the grid at the paper's own lengths, on a scripted engine.
 """
 
 import statistics
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from core.chat import ChatFormat
 from core.config import option, run_entry
 from core.log import Progress
-from eval.run import load_questions
-from inference.budget import Budget, ForcedDecode
+from core.types import Question, Sample
+from eval.cells import Cells, cells_of
+from eval.draw import load_questions
+from inference.budget import Budget, ForcedDecode, derived_seed
 from inference.continuations import ContinuationStore
-from inference.engine import Driver, Engine, EngineConfig, load_engine
+from inference.engine import GREEDY, Driver, Engine, EngineConfig, Sampling, load_engine
 from inference.scripted_engine import ScriptedEngine
+
+PAPER_BUDGETS = (500, 1000, 2000, 4000, 8000, 16000)
+PAPER_CONTEXT = 32768
+
+Grid = dict[str, dict[str, ForcedDecode]]  # {cell: {question id: decoding}}, the cheapest cell first
 
 
 @dataclass
@@ -26,31 +37,41 @@ class SweepConfig:
     name: str = option("sweep", help="of the benchmark")
     model: str = option(help="local folder or hub id")
     questions: str = option(help="finished run of data.collect, or a .jsonl file of questions")
-    num_questions: int = option(48, help="questions of the grid")
+    num_questions: int = option(12, help="questions of the grid")
     profile: str = option("s1", help="delimiters")
-    budgets: list[int] = option([16, 32, 64, 96, 128, 192], help="thinking budgets of the grid")
     max_answer_tokens: int = option(16, help="answer limit")
     repeats: int = option(3, help="how often each way is measured")
-    engine: EngineConfig = option(EngineConfig, help="how to load the model")
+    engine: EngineConfig = option(EngineConfig, help="how to load the model; max_model_len scales the budgets")
 
 
 @dataclass
 class Measured:
-    """One way, once: seconds, sampled tokens by phase, samples by (budget, question)."""
+    """One way, once: seconds, sampled tokens by phase, samples by (cell, question)."""
 
     seconds: float
     sampled: Counter
-    samples: dict
+    samples: dict[tuple[str, str], Sample]
 
 
-def lock_step(engine: Engine, grid: list[dict]) -> tuple[Counter, dict]:
-    """A run per budget, a barrier after each segment: nobody goes on before the slowest is done (PAPER 3.2, 4b)."""
+def paper_grid(context: int, max_answer_tokens: int) -> dict[str, Budget]:
+    """{label: budget} of the paper's fourteen cells, its budgets scaled from its context to this one."""
+    blocks = [
+        Cells(max_thinking_tokens=[*(max(1, round(n * context / PAPER_CONTEXT)) for n in PAPER_BUDGETS), "auto"]),
+        Cells(num_ignore=[1, 2, 4, 6]),
+        Cells(num_ignore=[2], ignore_text=["Hmm", "Alternatively", ""]),
+    ]
+    cells = cells_of(blocks, "s1", Budget.cue, max_answer_tokens, budget_per_round=False)
+    return {cell.label: cell.budget for cell in cells}
+
+
+def lock_step(engine: Engine, grid: Grid) -> tuple[Counter, dict]:
+    """A run per cell, a barrier after each segment: nobody goes on before the slowest is done (s1's evaluator)."""
     sampled, samples = Counter(), {}
-    for decodings in grid:
+    for cell, decodings in grid.items():
         active = dict(decodings)
         while active:
             requests = {key: (d.phase, r) for key, d in active.items() if (r := d.next_request()) is not None}
-            samples.update({key: d.sample() for key, d in active.items() if key not in requests})
+            samples.update({(cell, key): d.sample() for key, d in active.items() if key not in requests})
             active = {key: active[key] for key in requests}
             for key, (_, request) in requests.items():
                 engine.submit(key, request)
@@ -64,53 +85,52 @@ def lock_step(engine: Engine, grid: list[dict]) -> tuple[Counter, dict]:
     return sampled, samples
 
 
-def without_barrier(engine: Engine, grid: list[dict]) -> tuple[Counter, dict]:
-    """A run per budget, each sample at its own pace."""
+def without_barrier(engine: Engine, grid: Grid) -> tuple[Counter, dict]:
+    """A run per cell, each sample at its own pace."""
     sampled, samples = Counter(), {}
-    for decodings in grid:
+    for cell, decodings in grid.items():
         driver = Driver(engine)
-        samples.update({key: d.sample() for key, d in driver.run(decodings.items())})
+        samples.update({(cell, key): d.sample() for key, d in driver.run(decodings.items())})
         sampled += driver.num_sampled
     return sampled, samples
 
 
-def shared(engine: Engine, grid: list[dict]) -> tuple[Counter, dict]:
-    """All budgets at once from shared trajectories, the longest of each question first."""
+def shared(engine: Engine, grid: Grid) -> tuple[Counter, dict]:
+    """All cells at once from shared trajectories, question by question, the longest first."""
     driver = Driver(engine, ContinuationStore())
-    keys = [key for decodings in reversed(grid) for key in decodings]
-    flat = {key: d for decodings in grid for key, d in decodings.items()}
-    order = sorted(keys, key=lambda key: keys.index(key) % len(grid[0]))  # question by question
-    samples = {key: d.sample() for key, d in driver.run((key, flat[key]) for key in order)}
+    questions = next(iter(grid.values()))
+    decodings = (((cell, key), grid[cell][key]) for key in questions for cell in reversed(grid))
+    samples = {key: d.sample() for key, d in driver.run(decodings)}
     return driver.num_sampled, samples
 
 
-WAYS = {"lock-step": lock_step, "no barrier": without_barrier, "shared": shared}
+Way = Callable[[Engine, Grid], tuple[Counter, dict]]
+WAYS: dict[str, Way] = {"lock-step": lock_step, "no barrier": without_barrier, "shared": shared}
 
 
-def measure(way, engine: Engine, make_grid) -> Measured:
+def measure(way: Way, engine: Engine, grid: Grid) -> Measured:
     engine.reset_prefix_cache()
-    grid = make_grid()
     started = time.perf_counter()
     sampled, samples = way(engine, grid)
     return Measured(time.perf_counter() - started, sampled, samples)
 
 
-def compare(engine: Engine, make_grid, repeats: int) -> dict[str, list[Measured]]:
+def compare(engine: Engine, make_grid: Callable[[], Grid], repeats: int) -> dict[str, list[Measured]]:
     """Each way `repeats` times, the order rotated between repeats."""
     measured: dict[str, list[Measured]] = {name: [] for name in WAYS}
     names = list(WAYS)
     with Progress("sweep", repeats * len(names), "measurements") as progress:
         for repeat in range(repeats):
             for name in names[repeat % 3 :] + names[: repeat % 3]:
-                measured[name].append(measure(WAYS[name], engine, make_grid))
+                measured[name].append(measure(WAYS[name], engine, make_grid()))
                 progress.update(sum(map(len, measured.values())), name)
     return measured
 
 
-def table(measured: dict[str, list[Measured]], longest: Counter) -> str:
-    """Medians over repeats; ratios to the lock-step way within each repeat; thinking against the longest point."""
-    lines = [f"{'way':<12} {'seconds (min, median, max)':<30} {'thinking':>9} {'answer':>7} {'seconds ratio':>14} "
-             f"{'tokens ratio':>13} {'thinking / longest point':>25}"]  # fmt: skip
+def table(measured: dict[str, list[Measured]]) -> str:
+    """Medians over repeats; ratios to the lock-step way within each repeat."""
+    lines = [f"{'way':<12} {'seconds (min, median, max)':<28} {'thinking':>9} {'answer':>7} {'seconds ratio':>14} "
+             f"{'tokens ratio':>13}"]  # fmt: skip
     base = measured["lock-step"]
     for name, runs in measured.items():
         seconds = [m.seconds for m in runs]
@@ -118,31 +138,54 @@ def table(measured: dict[str, list[Measured]], longest: Counter) -> str:
         ratio = statistics.median(m.seconds / b.seconds for m, b in zip(runs, base, strict=True))
         tokens = statistics.median(m.sampled.total() / b.sampled.total() for m, b in zip(runs, base, strict=True))
         thinking, answer = runs[-1].sampled["thinking"], runs[-1].sampled["answer"]
-        lines.append(f"{name:<12} {shown:<30} {thinking:>9,} {answer:>7,} {ratio:>14.2f} {tokens:>13.2f} "
-                     f"{thinking / longest['thinking']:>25.2f}")  # fmt: skip
+        lines.append(f"{name:<12} {shown:<28} {thinking:>9,} {answer:>7,} {ratio:>14.2f} {tokens:>13.2f}")
     return "\n".join(lines)
 
 
-def scripted_cost(budgets: list[int], max_answer_tokens: int, chat: ChatFormat) -> str:
-    """The grid of one question that thinks to the end of every budget and answers in exactly max_answer_tokens."""
-    word = chat.encode("a")[0]
-    prompt = chat.prompt_ids("?")
-    budgets_ = [Budget(n, max_answer_tokens=max_answer_tokens) for n in budgets]
+def same(a: Sample, b: Sample) -> bool:
+    """Token for token, and for the same reasons; what the engine found in its cache is another matter."""
+    return replace(a, num_cached_tokens=None) == replace(b, num_cached_tokens=None)
+
+
+def cell_by_cell(measured: dict[str, Measured]) -> str:
+    """Each cell's mean thinking, and how many samples are those of the lock-step way."""
+    base = measured["lock-step"].samples
+    others = [name for name in measured if name != "lock-step"]
+    lines = [f"{'cell':<38} {'thinking':>8}  " + "  ".join(f"{name + ' = lock-step':>23}" for name in others)]
+    for cell in dict.fromkeys(cell for cell, _ in base):
+        own = [key for key in base if key[0] == cell]
+        thinking = statistics.fmean(base[key].num_thinking_tokens for key in own)
+        counts = (sum(same(measured[name].samples[key], base[key]) for key in own) for name in others)
+        shown = "  ".join(f"{f'{count} of {len(own)}':>23}" for count in counts)
+        lines.append(f"{cell:<38} {thinking:>8.1f}  {shown}")
+    return "\n".join(lines)
+
+
+def scripted_cost(chat: ChatFormat, first: int, again: int, answer: int) -> str:
+    """Tokens of the paper's grid for one question: thinking ends by itself after `first` tokens, after `again` more
+    whenever that is ignored, and every answer takes `answer` tokens. A tenth of the paper's context."""
+    word, end_of_turn = chat.encode("a")[0], chat.tokenizer.eos_token_id
+    prompt, context = chat.prompt_ids("?"), PAPER_CONTEXT // 10
+
+    def script(prefix: tuple[int, ...], seed: int | None) -> int:
+        written = prefix[len(prompt) :]
+        if chat.ends[0][0] in written:  # thinking is closed
+            return word
+        num_words = next((n for n, id in enumerate(reversed(written)) if id != word), len(written))
+        due = num_words - (first if num_words == len(written) else again)  # since the first end, or the last ignored
+        return end_of_turn if due >= 0 and due % again == 0 else word
+
     totals = {}
-    for name, chosen in (("grid", budgets_), ("longest point", budgets_[-1:]), ("separate", budgets_)):
-        totals[name] = Counter()
-        store = ContinuationStore()
-        for budget in reversed(chosen):
-            store = ContinuationStore() if name == "separate" else store
-            driver = Driver(ScriptedEngine(lambda prefix, seed: word, 1 << 20, chat.num_token_ids), store)
-            list(driver.run([("q", ForcedDecode(prompt, budget, chat, 1 << 20))]))
-            totals[name] += driver.num_sampled
-    separate, grid, longest = (totals[name] for name in ("separate", "grid", "longest point"))
+    for name, way in (("separate", without_barrier), ("shared", shared)):
+        engine = ScriptedEngine(script, context, chat.num_token_ids, filler=word)
+        cells = paper_grid(context, answer)
+        totals[name], _ = way(engine, {c: {"q": ForcedDecode(prompt, b, chat, context)} for c, b in cells.items()})
+    alone, together = totals["separate"], totals["shared"]
     return (
-        f"scripted, budgets {budgets}, {max_answer_tokens} answer tokens: separate runs sample "
-        f"{separate['thinking'] / separate['answer']:.1f} thinking tokens to one answer token; the shared grid samples "
-        f"{grid.total():,} tokens, {grid.total() / longest.total():.2f} times its longest point and "
-        f"{grid.total() / separate.total():.2f} of separate runs"
+        f"scripted, a tenth of the paper's context, {first} thinking tokens, {again} more after each ignored end, "
+        f"{answer} in an answer:\nseparate runs sample {alone['thinking']:,} + {alone['answer']:,} tokens a question, "
+        f"shared trajectories {together['thinking']:,} + {together['answer']:,}: "
+        f"{together['thinking'] / alone['thinking']:.2f} of the thinking, {together.total() / alone.total():.2f} of all"
     )
 
 
@@ -150,32 +193,25 @@ def main(config: SweepConfig) -> None:
     questions = load_questions(config.questions, config.num_questions)
     engine, tokenizer = load_engine(config.model, config.engine)
     chat = ChatFormat(config.profile, tokenizer)
-    prompts = {q.id: chat.prompt_ids(q) for q in questions}
+    cells = paper_grid(engine.max_model_len, config.max_answer_tokens)
 
-    def make_grid() -> list[dict]:
-        return [
-            {
-                (n, q): ForcedDecode(
-                    prompt, Budget(n, max_answer_tokens=config.max_answer_tokens), chat, engine.max_model_len
-                )
-                for q, prompt in prompts.items()
-            }
-            for n in sorted(config.budgets)
-        ]
+    def decode(question: Question, budget: Budget, sampling: Sampling) -> ForcedDecode:
+        prompt, seed = chat.prompt_ids(question), derived_seed(0, question.id)
+        return ForcedDecode(prompt, budget, chat, engine.max_model_len, sampling, seed, question_id=question.id)
 
-    measure(without_barrier, engine, lambda: make_grid()[:1])  # warm-up, not counted
+    def make_grid(sampling: Sampling = GREEDY) -> Grid:
+        return {cell: {q.id: decode(q, budget, sampling) for q in questions} for cell, budget in cells.items()}
+
+    first = next(iter(cells))
+    measure(without_barrier, engine, {first: make_grid()[first]})  # warm-up, not counted
+    print(f"{len(questions)} questions, {len(cells)} cells, context {engine.max_model_len}, answers of at most "
+          f"{config.max_answer_tokens}, engine {engine.fingerprint}, {config.repeats} repeats\n")  # fmt: skip
     measured = compare(engine, make_grid, config.repeats)
-    longest, _ = without_barrier(engine, make_grid()[-1:])
-    print(
-        f"{len(questions)} questions, budgets {sorted(config.budgets)}, {engine.fingerprint}, {config.repeats} repeats"
-    )
-    print(table(measured, longest))
-    alone, together = measured["no barrier"][-1].samples, measured["shared"][-1].samples
-    same = sum(alone[key] == together[key] for key in alone)
-    print(f"{same} of {len(alone)} samples are the same token for token, shared and separate")
-    forks = {(s.question_id, s.ids("thinking"), s.ids("answer", "forced")) for s in together.values()}
-    print(f"{len(together)} cells and questions, {len(forks)} distinct prefixes answered")
-    print(scripted_cost([512, 1024, 2048, 4096, 8192, 16384], 538, chat))
+    print(table(measured))
+    print("\ntemperature 0:\n" + cell_by_cell({name: runs[-1] for name, runs in measured.items()}))
+    warm = {name: measure(way, engine, make_grid(Sampling(temperature=1.0))) for name, way in WAYS.items()}
+    print("\ntemperature 1, one seed a question:\n" + cell_by_cell(warm))
+    print("\n" + scripted_cost(chat, first=600, again=40, answer=70))
     engine.close()
 
 

@@ -27,9 +27,9 @@ from typing import Any
 
 from benchmarks.step_time import Plan, StepTime, all_to_all_seconds, fit_head, fit_layer, layer_flops
 from core.config import UserError, option, run_entry
+from core.cost import ModelShape, peak_flops
 from core.log import say
 from core.types import read_jsonl
-from train.cost import ModelShape, peak_flops
 from train.lengths import draw_lengths, read_histogram
 from train.memory import Setup, memory
 from train.steps import choose_layout, tokens_on_device, visits
@@ -657,7 +657,7 @@ def main(config: TrainGpuConfig) -> None:
     if not on_gpu:
         print("\nnothing is derived from a toy run")
     elif bench.peak is None:
-        print(f"\nnothing is derived: the FLOP/s of {card} are not known (train/cost.py)")
+        print(f"\nnothing is derived: the FLOP/s of {card} are not known (core/cost.py)")
     elif not (results.get("layers") and len(results.get("head") or []) > 1 and results.get("update")):
         print("\nnothing is derived: that takes layers, two sizes of the fused head, and the update")
     else:

@@ -115,18 +115,30 @@ def ask_endpoint(
 
     def ask(prompts: Mapping[str, str]) -> dict[str, Outcome]:
         texts = {key_of(text): text for text in prompts.values()}
-        todo = {key: text for key, text in texts.items() if store.outcome(key) is None}
-        with Progress(label, len(texts), "questions", len(texts) - len(todo)) as progress:
-            if todo:
-                endpoint.ask_all(todo, api, config.requests, store, max_cost, progress)
-        if any(store.outcome(key) is None for key in todo):
-            raise UserError(
-                f"max_cost={max_cost:,.2f}: {store.ledger.cost:,.4f} is spent, and another request could exceed it; "
-                "the same command with a higher max_cost goes on, and pays for nothing twice"
-            )
+        ask_what_is_open(texts, api, config.requests, store, label, max_cost)
         return {id: reply_of_row(store.outcome(key_of(text))) for id, text in prompts.items()}
 
     try:
         return ask_until_read(prompts, ask, instructions), store.ledger.summary()
     finally:
         store.close()
+
+
+def ask_what_is_open(
+    texts: Mapping[str, str],
+    api: endpoint.ApiConfig,
+    requests: endpoint.RequestConfig,
+    store: AnswerStore,
+    label: str,
+    max_cost: float | None,
+) -> None:
+    """Asks the texts whose keys have no outcome in the store. Raises UserError where max_cost leaves one unasked."""
+    todo = {key: text for key, text in texts.items() if store.outcome(key) is None}
+    with Progress(label, len(texts), "questions", len(texts) - len(todo)) as progress:
+        if todo:
+            endpoint.ask_all(todo, api, requests, store, max_cost, progress)
+    if any(store.outcome(key) is None for key in todo):
+        raise UserError(
+            f"max_cost={max_cost:,.2f}: {store.ledger.cost:,.4f} is spent, and another request could exceed it; "
+            "the same command with a higher max_cost goes on, and pays for nothing twice"
+        )

@@ -36,6 +36,8 @@ PROFILES = {
     "s1": Profile(start="<|im_start|>think", ends=("<|im_start|>answer",)),
     # step-conditional control: every step opens with "<|im_start|>64 steps left"; zero steps also ends thinking
     "steps": Profile(start="<|im_start|>", ends=("<|im_start|>answer", "<|im_start|>0"), before_thinking=""),
+    # the same without forcing: only the model's own answer ends it, however many steps were asked for
+    "steps-unforced": Profile(start="<|im_start|>", ends=("<|im_start|>answer",), before_thinking=""),
     # R1 distills, QwQ, Qwen3
     "think-tags": Profile(start="<think>", ends=("</think>",), before_attempt="\n\n"),
     # an instruct model without thinking tokens: its end of turn is the end of thinking
@@ -89,7 +91,11 @@ class ChatFormat:
 
         system: None keeps the template's own default system message.
         """
-        return self._header_ids(question, system) + self._start_ids(question, system)
+        return self.opened_ids(self._rendered(question, system))
+
+    def opened_ids(self, rendered: str) -> list[int]:
+        """A chat as its template renders it, generation prompt included, then the start of thinking."""
+        return self.encode(rendered) + self._start_ids(rendered)
 
     def training_ids(self, trace: Trace, system: str | None = None) -> tuple[list[int], list[int]]:
         """(input_ids, labels), both [num_tokens]. Labels are -100 up to the start of thinking, then the ids:
@@ -97,7 +103,6 @@ class ChatFormat:
 
         Raises UserError where the trace contains a delimiter, because a model cannot learn where it ends then.
         """
-        header = self._header_ids(trace.question, system)
         thinking, attempt = trace.thinking.strip(), trace.attempt.strip()
         for text in (*self.profile.ends, self.tokenizer.eos_token):
             if text and (text in attempt or text in thinking):
@@ -105,10 +110,12 @@ class ChatFormat:
         if "Answer:" not in attempt:
             attempt = f"Answer: {attempt}"  # s1 (PAPER 1.10)
         p = self.profile
-        body = self._start_ids(trace.question, system)
+        rendered = self._rendered(trace.question, system)
+        body = self._start_ids(rendered)
         body += self.encode(p.before_thinking + thinking + p.after_thinking)
         body += [*(self.ends[0] if self.ends else ()), *self.encode(p.before_attempt + attempt)]
         body += [self.tokenizer.eos_token_id, *self.encode("\n")]
+        header = self.encode(rendered)
         return header + body, [IGNORE_LABEL] * len(header) + body
 
     def close_ids(
@@ -130,9 +137,6 @@ class ChatFormat:
             return True
         return None if any(end[: len(ids)] == ids for end in self.ends) else False
 
-    def _header_ids(self, question: Question | str, system: str | None) -> list[int]:
-        return self.encode(self._rendered(question, system))
-
     def _rendered(self, question: Question | str, system: str | None) -> str:
         text = question if isinstance(question, str) else question.text
         messages = [{"role": "user", "content": text}]
@@ -140,9 +144,9 @@ class ChatFormat:
             messages.insert(0, {"role": "system", "content": system})
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    def _start_ids(self, question: Question | str, system: str | None) -> list[int]:
+    def _start_ids(self, rendered: str) -> list[int]:
         # some templates (R1 distills) already open thinking in their generation prompt
-        if self.profile.start and self._rendered(question, system).rstrip().endswith(self.profile.start):
+        if self.profile.start and rendered.rstrip().endswith(self.profile.start):
             return []
         return self.encode(self.profile.start)
 

@@ -33,10 +33,28 @@ Unit = Literal["tokens", "steps"]
 UNITS = ("tokens", "steps")
 STEP_START = PROFILES["steps"].start
 
+Length = Literal["short", "long"]
+# What the paper asked, word for word: another wording is another experiment (section 5.2, and the released task files)
+CLASS_PROMPTS = {
+    "short": "Answer after a short amount of thinking. Do not spend excessive time double-checking your work.",
+    "long": "Answer after a long amount of thinking. If you feel like you are finished early, spend the extra time "
+    "trying to double-check your work until you are absolutely sure that you have the correct answer.",
+}
+
 
 def with_limit(question: str, limit: int, unit: Unit) -> str:
     """The text of a question that asks for at most `limit` tokens or steps of thinking."""
     return f"{question}\n\nThink for up to {limit} {unit}."
+
+
+def with_class(question: str, length: Length) -> str:
+    """The text of a question that asks for short or long thinking (class-conditional control)."""
+    return f"{question}\n\n{CLASS_PROMPTS[length]}"
+
+
+def num_steps(thinking: str) -> int:
+    """Steps begun in the thinking of profile `steps`, whose prompt opens the first one."""
+    return thinking.count(STEP_START) + 1 if thinking.strip() else 0
 
 
 def limit_of(length: int) -> int:

@@ -165,7 +165,7 @@ def run_entry(main: Callable[[T], Any], schema: type[T], doc: str, args: list[st
     """
     args = sys.argv[1:] if args is None else args
     if any(a in ("-h", "--help") for a in args):
-        print(help_text(schema, doc))
+        _print(help_text(schema, doc))
         return
     try:
         result = main(load(schema, args))
@@ -180,7 +180,15 @@ def run_entry(main: Callable[[T], Any], schema: type[T], doc: str, args: list[st
         _fail(f"no space left on the disk{where}; free some and run the same command again: finished work is kept")
     else:
         if result is not None:
-            print(result, flush=True)
+            _print(str(result))
+
+
+def _print(text: str) -> None:
+    """On stdout, whose reader (`| head`) may have seen enough."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # Python flushes once more when it ends, and would complain then
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -156,6 +156,7 @@ class Reply:
         self.finish_reason: str | None = None
         self.model: str | None = None
         self.usage: Usage | None = None
+        self.num_reasoning_tokens: int | None = None  # of the output, where the endpoint counts them apart
         self.malformed: str | None = None
         self.is_done = False  # the stream said so
 
@@ -167,6 +168,8 @@ class Reply:
                 raise _reported(chunk["error"])
             # read first: of a chunk that is otherwise malformed the account still holds
             self.usage = usage_of(chunk.get("usage")) or self.usage
+            if (reasoning := _reasoning_tokens(chunk.get("usage"))) is not None:
+                self.num_reasoning_tokens = reasoning
             self._take(chunk)
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             self.malformed = self.malformed or f"{type(error).__name__} in {data[:MAX_ERROR_CHARS]!r}"
@@ -178,6 +181,7 @@ class Reply:
             "finish_reason": self.finish_reason and cleaned(self.finish_reason),
             "model": self.model and cleaned(self.model),
             "usage": self.usage and asdict(self.usage),
+            "reasoning_tokens": self.num_reasoning_tokens,
             "malformed": self.malformed and cleaned(self.malformed),
         }
 
@@ -213,6 +217,12 @@ def usage_of(raw: Any) -> Usage | None:
     return Usage(num_input, min(num_cached, num_input), num_output)
 
 
+def _reasoning_tokens(raw: Any) -> int | None:
+    details = raw.get("completion_tokens_details") if isinstance(raw, dict) else None
+    count = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    return count if type(count) is int and count >= 0 else None
+
+
 def _reported(error: Any) -> RequestFailed:
     """The failure that a server reports inside a body with status 200."""
     said = error.get("message") if isinstance(error, dict) else error
@@ -233,6 +243,17 @@ def seconds_of(retry_after: str | None) -> float | None:
     except ValueError:
         return None
     return max(0.0, (then.replace(tzinfo=then.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+def split_thinking(reasoning: str, content: str, opening: str, closing: str) -> tuple[str, str]:
+    """(thinking, answer). The opening tag may be missing, where the chat template has written it (R1)."""
+    is_opened = content.lstrip().startswith(opening)
+    before, closed, after = content.partition(closing)
+    if reasoning.strip():  # in a field of its own; an empty pair of tags may still precede the answer
+        return reasoning.strip(), (after if is_opened and closed else content).strip()
+    if closed or is_opened:
+        return before.strip().removeprefix(opening).strip(), after.strip()
+    return "", content.strip()
 
 
 def is_refusal(row: Mapping[str, Any]) -> bool:

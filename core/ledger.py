@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config import UserError, option
-from core.runs import Journal
+from core.journal import Journal
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ outputs/<package>/<name>-<digest of the config>/
     config.yaml   the resolved config; the same config resumes here, a different one never shares the folder
     run.json      command, commit (uncommitted changes in dirty.patch), versions, hardware, inputs, status, headline
     log.txt       what was said
-    *.jsonl       journals: appended row by row, so that a kill loses at most the row being written
+    *.jsonl       journals (core/journal.py): appended row by row
     DONE          written last; readers refuse a folder without it
 """
 
@@ -26,6 +26,7 @@ from typing import Any
 
 from core import log
 from core.config import UserError, to_yaml
+from core.journal import Journal
 
 OUTPUTS = Path("outputs")
 RECORDED_PACKAGES = (
@@ -41,48 +42,6 @@ RECORDED_PACKAGES = (
 )
 
 
-class Journal:
-    """Append-only JSON Lines file. `rows` holds what was there when it was opened.
-
-    A kill can leave half a line at the end; opening cuts it off. Rows are flushed to the system at once,
-    so they survive the process; only a power failure can lose the last ones.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.rows, whole = self._parse(path) if path.exists() else ([], 0)
-        self._file = open(path, "ab")
-        if self._file.tell() > whole:
-            self._file.truncate(whole)
-
-    @classmethod
-    def read(cls, path: Path) -> list[dict[str, Any]]:
-        """The whole rows of a journal that another process may be writing."""
-        return cls._parse(path)[0]
-
-    @staticmethod
-    def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
-        """(rows, size in bytes of the whole lines)."""
-        data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        rows = []
-        for number, line in enumerate(data[:whole].split(b"\n")[:-1], 1):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                raise UserError(
-                    f"{path}, line {number}: not JSON; move the file away to start this step anew"
-                ) from None
-        return rows, whole
-
-    def append(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class Run:
     """An open run folder. Made by `open_run`."""
 
@@ -95,8 +54,8 @@ class Run:
     def is_done(self) -> bool:
         return (self.path / "DONE").exists()
 
-    def journal(self, name: str) -> Journal:
-        journal = Journal(self.path / name)
+    def journal(self, name: str, can_redo: bool = False) -> Journal:
+        journal = Journal(self.path / name, can_redo)
         self._journals.append(journal)
         return journal
 
@@ -213,7 +172,8 @@ def digest_of(path: str | Path) -> str:
 
 def _file_digest(path: Path) -> str:
     stat = path.stat()
-    key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    # ctime too: tools that copy set mtime to what it was elsewhere
+    key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
     cache_path = OUTPUTS / "digests.json"
     large = stat.st_size > 1 << 20
     cache = json.loads(cache_path.read_text()) if large and cache_path.exists() else {}

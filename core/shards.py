@@ -8,12 +8,12 @@ A shard depends on the question alone, so a pool that grows or is reordered leav
 
 import dataclasses
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from core.config import UserError
-from core.runs import open_run, read_record, run_path
+from core.runs import Run, open_run, read_record, run_path
 from core.types import read_jsonl, write_jsonl
 
 
@@ -47,11 +47,13 @@ def merge(
     inputs: Mapping[str, str | Path],
     question_ids: Sequence[str],
     files: Sequence[str],
+    headline: Callable[[Run], dict[str, Any]] | None = None,
 ) -> Path:
     """Joins the finished shards of `config` into one finished run, the one that num_shards=1 would have made.
 
     question_ids: all questions, in the order in which `files` list them; rows name theirs as `question_id`, or carry
-    the `question`. Headline numbers are added up. Raises UserError where a shard is missing or had other inputs.
+    the `question`. headline: makes the headline numbers from the joined files; None: those of the shards are added up.
+    Raises UserError where a shard is missing or had other inputs.
     """
     config = dataclasses.replace(config, shard=0)
     parts = [
@@ -73,7 +75,7 @@ def merge(
                 *(read_jsonl(path / name) for path in parts), key=lambda row: position[_question_id(row)]
             )
             write_jsonl(run.path / name, rows)
-        run.finish(**added_up([record["headline"] for record in records]))
+        run.finish(**(headline(run) if headline else added_up([record["headline"] for record in records])))
     return run.path
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from core.tables import Drop
 from core.types import AnswerType, Question, question_id
 from data.rows import MAX_QUESTION_CHARS
-from eval.grading import last_boxed
+from eval.answers import last_boxed
 
 Row = Mapping[str, Any]
 Params = Mapping[str, Any]

@@ -19,11 +19,14 @@ from core.chat import ChatFormat
 from core.config import UserError, option, run_entry
 from core.log import Progress, say
 from core.runs import Run, open_run
-from core.shards import check_shards, in_shard, merge, share_of
-from core.types import Grade, Question, write_jsonl
+from core.shards import check_shards, in_shard, merge
+from core.types import Question, write_jsonl
+from eval import judge
+from eval.cells import Cell
+from eval.draw import Task, draw, load_questions
 from eval.grading import GRADER
-from eval.judge import JudgeConfig, is_unsettled, judge
-from eval.run import Task, draw, graded_row, load_questions
+from eval.judge import JudgeConfig
+from eval.samples import graded_row
 from inference.budget import Budget, derived_seed
 from inference.engine import Driver, EngineConfig, Sampling, open_driver
 
@@ -60,7 +63,10 @@ def main(config: AttemptConfig) -> Path:
         if run.is_done:
             return run.path
         rows = attempt(config, run, questions)
-        spent = {"judge": settle_by_judge(config, run, questions, rows)} if config.judge else {}
+        spent = {}
+        if config.judge:
+            pairs = {q.id: (q, rows[q.id]) for q in questions}
+            _, spent["judge"] = judge.settle(config.judge, pairs, run, config.num_shards)
         write_jsonl(run.path / "grades.jsonl", (rows[q.id] for q in questions))
         correct = Counter(rows[q.id]["correct"] for q in questions)
         say(f"{len(questions):,} attempts by {config.model_name}: {correct[True]:,} right, {correct[False]:,} wrong, "
@@ -90,7 +96,7 @@ def drawn(questions: Sequence[Question], num_questions: int | None, seed: int) -
 
 def attempt(config: AttemptConfig, run: Run, questions: Sequence[Question]) -> dict[str, dict[str, Any]]:
     """{question id: row}, graded by rules. Draws what the journal of an earlier sitting lacks."""
-    journal = run.journal("attempts.jsonl")
+    journal = run.journal("attempts.jsonl", can_redo=True)
     rows = {row["question_id"]: row for row in journal.rows}
     correct = Counter(row["correct"] for row in rows.values())
     todo = [q for q in questions if q.id not in rows]
@@ -102,13 +108,13 @@ def attempt(config: AttemptConfig, run: Run, questions: Sequence[Question]) -> d
     ):
         chat = ChatFormat(config.profile, tokenizer)
         tasks = tasks_of(todo, config, chat, driver)
-        for task, sample in draw(driver, chat, tasks, config.sampling, config.seed, config.system):
-            row = graded_row(task, sample, chat)
-            if sample.error is not None:  # too long for the context, or the engine failed: that is not a wrong answer
-                row |= {"correct": None, "grader": f"{GRADER} (not attempted: {sample.error})"}
+        for drawn in draw(driver, chat, tasks, config.sampling, config.seed, config.system):
+            row = graded_row(drawn, chat)
+            if row["error"] is not None:  # too long for the context, or the engine failed: that is not a wrong answer
+                row |= {"correct": None, "grader": f"{GRADER} (not attempted: {row['error']})"}
             kept = ("question_id", "response", "answer_finish", "correct", "extracted", "grader")
-            rows[task.question.id] = {"model": config.model_name, **{key: row[key] for key in kept}}
-            journal.append(rows[task.question.id])
+            rows[row["question_id"]] = {"model": config.model_name, **{key: row[key] for key in kept}}
+            journal.append(rows[row["question_id"]])
             correct[row["correct"]] += 1
             progress.update(correct.total(), f"{correct[True]} solved")
     return rows
@@ -122,23 +128,7 @@ def tasks_of(questions: Sequence[Question], config: AttemptConfig, chat: ChatFor
         if config.profile == "plain":
             needed = len(chat.prompt_ids(question, config.system)) + len(chat.close_ids(forced=True))
             limit = max(1, min(limit, driver.engine.max_model_len - needed))
-        yield Task("attempt", question, 0, Budget(max_thinking_tokens=None, max_answer_tokens=limit))
-
-
-def settle_by_judge(
-    config: AttemptConfig, run: Run, questions: Sequence[Question], rows: dict[str, dict]
-) -> dict[str, Any]:
-    """Puts a verdict into the rows that rules left open, where there is an answer to judge. Returns what it took."""
-    unsettled = {}
-    for question in questions:
-        row = rows[question.id]
-        graded = Grade(row["correct"], row["extracted"], row["grader"])
-        if row["answer_finish"] and row["response"].strip() and is_unsettled(graded, question):
-            unsettled[question.id] = (question, row["response"])
-    grades, spent = judge(config.judge, unsettled, run, share_of(config.judge.max_cost, config.num_shards))
-    for id, verdict in grades.items():
-        rows[id] |= {"correct": verdict.correct, "grader": verdict.grader}
-    return spent
+        yield Task(Cell("attempt", Budget(max_thinking_tokens=None, max_answer_tokens=limit)), question)
 
 
 if __name__ == "__main__":

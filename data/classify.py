@@ -27,7 +27,8 @@ from core.runs import Run, open_run, run_path
 from core.shards import check_shards, in_shard, merge, share_of
 from core.types import Question, question_id, write_jsonl
 from data.msc import SUBJECTS
-from eval.run import Task, draw, load_questions
+from eval.cells import Cell
+from eval.draw import Task, draw, load_questions
 from inference.budget import Budget
 from inference.engine import GREEDY, Driver, EngineConfig, open_driver
 
@@ -180,12 +181,14 @@ def local_replies(
 ) -> Iterator[tuple[str, Outcome]]:
     chat = ChatFormat(config.profile, tokenizer)
     budget = Budget(max_thinking_tokens=None, max_answer_tokens=config.max_answer_tokens)
-    tasks = (Task("classify", Question(key, text, None, "open", "", ""), 0, budget) for key, text in prompts.items())
-    for task, sample in draw(driver, chat, tasks, GREEDY, seed=0, system=INSTRUCTIONS.system):
+    cell = Cell("classify", budget)
+    tasks = (Task(cell, Question(key, text, None, "open", "", "")) for key, text in prompts.items())
+    for drawn in draw(driver, chat, tasks, GREEDY, seed=0, system=INSTRUCTIONS.system):
+        key, sample = drawn.task.question.id, drawn.sample
         if sample.error is not None:
-            yield task.question.id, Outcome(None, "engine_error", sample.error)
+            yield key, Outcome(None, "engine_error", sample.error)
         else:
-            yield task.question.id, reply_of(chat.answer_text(sample.ids("answer")), sample.answer_finish)
+            yield key, reply_of(chat.answer_text(sample.ids("answer")), sample.answer_finish)
 
 
 def rows_of(questions: Sequence[Question], outcomes: Mapping[str, Outcome]) -> tuple[list[dict], list[dict]]:

@@ -35,8 +35,8 @@ from core.types import Question, Trace, question_id, read_jsonl, write_jsonl
 from data import teachers
 from data.solver import solve
 from data.teachers import Answer, LocalConfig
+from eval.draw import load_questions
 from eval.grading import grade
-from eval.run import load_questions
 from inference import checkpoint
 
 TEACHERS = ("solver", "source", "engine", "openai")

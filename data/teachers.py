@@ -11,11 +11,12 @@ from typing import Any
 
 from core.chat import ChatFormat
 from core.config import option
-from core.endpoint import is_refusal
+from core.endpoint import is_refusal, split_thinking
 from core.log import Progress
 from core.runs import Run
 from core.types import Question, Sample
-from eval.run import draw, tasks_of
+from eval.cells import Cell
+from eval.draw import draw, tasks_of
 from inference.budget import Budget
 from inference.engine import EngineConfig, Sampling, open_driver
 
@@ -71,17 +72,17 @@ def engine_answers(questions: Sequence[Question], config: LocalConfig, seed: int
     journal = run.journal("answers.jsonl")
     answers = {row["question_id"]: Answer(**row["answer"]) for row in journal.rows}
     budget = Budget("auto", max_answer_tokens=config.max_answer_tokens)
-    todo = tasks_of([q for q in questions if q.id not in answers], {"distill": budget}, repeats=1)
+    todo = tasks_of([q for q in questions if q.id not in answers], [Cell("distill", budget)])
     if todo:
         with (
             open_driver(config.model, config.engine, writer=run.path.name) as (driver, tokenizer),
             Progress("distill", len(questions), "questions", len(answers)) as progress,
         ):
             chat = ChatFormat(config.profile, tokenizer)
-            for task, sample in draw(driver, chat, todo, config.sampling, seed, config.system):
-                answer = answer_of_sample(sample, chat)
-                journal.append({"question_id": task.question.id, "answer": asdict(answer)})
-                answers[task.question.id] = answer
+            for drawn in draw(driver, chat, todo, config.sampling, seed, config.system):
+                answer = answer_of_sample(drawn.sample, chat)
+                journal.append({"question_id": drawn.task.question.id, "answer": asdict(answer)})
+                answers[drawn.task.question.id] = answer
                 progress.update(len(answers), f"{sum(driver.num_sampled.values()):,} tokens sampled")
     return answers
 
@@ -111,14 +112,3 @@ def answer_of_row(row: dict[str, Any], thinking_tags: Sequence[str]) -> Answer:
     if row["finish_reason"] == "length":
         return Answer(thinking, attempt, "truncated")
     return whole(thinking, attempt)
-
-
-def split_thinking(reasoning: str, content: str, opening: str, closing: str) -> tuple[str, str]:
-    """(thinking, attempt). The opening tag may be missing, where the chat template has written it (R1)."""
-    is_opened = content.lstrip().startswith(opening)
-    before, closed, after = content.partition(closing)
-    if reasoning.strip():  # in a field of its own; an empty pair of tags may still precede the answer
-        return reasoning.strip(), (after if is_opened and closed else content).strip()
-    if closed or is_opened:
-        return before.strip().removeprefix(opening).strip(), after.strip()
-    return "", content.strip()

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from core.config import option
 from core.types import AnswerType, Question, question_id
-from eval.grading import last_boxed
+from eval.answers import last_boxed
 
 READINGS = ("field", "boxed", "hashes")
 TEST_FORMATS = ("humaneval", "stdin", "livecodebench")
@@ -143,17 +143,17 @@ def _multiple_choice(
     options, labels = _options(benchmark, row)
     right = 0 if len(benchmark.choices) > 1 else _index(_filled(row, benchmark.answer, "answer"), options, labels)
     order = list(range(len(options)))
-    id = question_id(_with_options(text, sorted(options) if benchmark.shuffle else options))
+    id = question_id(with_options(text, sorted(options) if benchmark.shuffle else options))
     drawn = {}
     if benchmark.shuffle:
         random.Random(f"{seed} {id}").shuffle(order)
         drawn = {"choice_order": order, "choice_seed": seed}
-    prompt = _with_options(text, [options[i] for i in order])
+    prompt = with_options(text, [options[i] for i in order])
     letter = string.ascii_uppercase[order.index(right)]
     return Question(id, prompt, letter, "letter", **about, metadata=drawn)
 
 
-def _with_options(text: str, options: Sequence[str]) -> str:
+def with_options(text: str, options: Sequence[str]) -> str:
     lines = (f"{letter}) {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False))
     return f"{text}\n\n" + "\n".join(lines)
 
@@ -196,6 +196,9 @@ def tests_of(kind: str, row: Mapping[str, Any]) -> dict[str, Any]:
     cases = _cases(row.get("public_test_cases"), "public_test_cases")
     cases += _cases(row.get("private_test_cases"), "private_test_cases")
     function = _json(row.get("metadata") or "{}", "metadata").get("func_name")
+    for text in (part for case in cases for part in (*case["input"].split("\n"), case["output"]) if function):
+        if text.strip():
+            _json(text, "a test of a function")
     return {"cases": cases, "function": function}
 
 

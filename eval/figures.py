@@ -24,6 +24,7 @@ class FiguresConfig:
     name: str = option(help="run name; the folder is outputs/figures/<name>-<digest>")
     tuned: str = option(help="finished eval run of the model of interest")
     baselines: list[str] = option([], help="finished eval runs to set beside it")
+    benchmark: str | None = option(None, help="which one, where the runs have several")
     domains: list[str] = option([], help="families the headline is about, named beforehand (none: all)")
     from_budget: int = option(help="the small budget of the gain")
     to_budget: int = option(help="the budget called best, fixed on other questions beforehand")
@@ -102,7 +103,7 @@ def main(config: FiguresConfig) -> Path:
     with open_run("figures", config, inputs) as run:
         if run.is_done:
             return run.path
-        tuned, *baselines = runs = [load_run(path) for path in (config.tuned, *config.baselines)]
+        tuned, *baselines = runs = [load_run(p, config.benchmark) for p in (config.tuned, *config.baselines)]
         summary = summarise(tuned, baselines, config.domains, config.from_budget, config.to_budget)
         summary["steps"] = steps_of(config.records)
         figure = scaling_figure(runs, config)

@@ -15,6 +15,7 @@ from core.config import option
 from core.endpoint import ApiConfig, RequestConfig
 from core.ledger import Prices
 from core.runs import Run
+from core.shards import share_of
 from core.types import Grade, Question
 
 JUDGE = "judge-2"  # a new number for every change of the prompt
@@ -77,6 +78,23 @@ def judge(
     prompts = {key: prompt_of(question, response) for key, (question, response) in attempts.items()}
     outcomes, spending = ask_endpoint(prompts, INSTRUCTIONS, config, run, "judge", max_cost)
     return {key: _grade(outcome, f"{JUDGE} {config.api.model}") for key, outcome in outcomes.items()}, spending
+
+
+def settle(
+    config: JudgeConfig, rows: Mapping[str, tuple[Question, dict[str, Any]]], run: Run, num_shards: int
+) -> tuple[list[str], dict[str, Any]]:
+    """Puts verdicts into the rows that rules left open, where there is an answer to judge. rows: by any key, with the
+    question of each. Returns (the keys of those that a judge was asked about, what it took over all sittings)."""
+    attempts = {}
+    for key, (question, row) in rows.items():
+        grade = Grade(row["correct"], row["extracted"], row["grader"])
+        is_open = grade.grader.startswith(JUDGE) or is_unsettled(grade, question)
+        if is_open and row["answer_finish"] and row["response"].strip():
+            attempts[key] = (question, row["response"])
+    grades, spent = judge(config, attempts, run, share_of(config.max_cost, num_shards))
+    for key, verdict in grades.items():
+        rows[key][1].update(correct=verdict.correct, grader=verdict.grader)
+    return list(grades), spent
 
 
 def _grade(outcome: Outcome, grader: str) -> Grade:

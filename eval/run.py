@@ -1,203 +1,349 @@
-"""Answers questions under a grid of thinking budgets, and grades the answers.
+"""Evaluates a model on benchmarks under a grid of thinking budgets and other ways to spend tokens, and grades it.
 
     python -m eval.run configs/demo/eval-tuned.yaml model=outputs/train/demo-1234abcd/model questions=outputs/data/...
-    python -m eval.run configs/demo/eval-tuned.yaml model=... questions=... "cells=[{max_thinking_tokens: [64, auto]}]"
+    python -m eval.run configs/eval/s1-32b.yaml model=simplescaling/s1-32B "benchmarks=[aime24, math500]"
+    python -m eval.run configs/eval/s1-32b.yaml model=... "benchmarks=[aime24]" root=<folder of benchmark files>
+    python -m eval.run ... regrade=true                   # the same command: grades again, without an engine
+    ARRAY=0-7 ./launch.sh --slurm eval.run ...            # eight shards; then num_shards=8 merge=true joins them
 
 Cells of one grid share their trajectories (inference/continuations.py), so a curve costs little more than its longest
-point. Writes samples.jsonl (one row a sample, as they finish) and scores.json (one entry a cell, with intervals).
+point. Writes samples.jsonl (a row a sample: appended as they finish, in the grid's order at the end), scores.json (an
+entry a benchmark and cell, with intervals) and, for other tools, lm-evaluation-harness's results files.
 """
 
-import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from core.chat import ChatFormat
 from core.config import UserError, option, run_entry
+from core.cost import ModelShape
+from core.journal import Journal
 from core.log import Progress, say
-from core.runs import finished, open_run
-from core.types import Question, Sample, question_from_row, read_jsonl
-from eval.grading import grade
-from eval.scores import scores_of
-from inference.budget import Budget, ForcedDecode, derived_seed
-from inference.engine import Driver, EngineConfig, Sampling, open_driver
-
-
-@dataclass
-class Cells:
-    """A block of the grid: every combination of its lists is one cell."""
-
-    max_thinking_tokens: list[Any] = option(["auto"], help="numbers, auto, or null (plain profile: no thinking)")
-    min_thinking_tokens: list[int] = option([0], help="shorter thinking is made to go on")
-    num_ignore: list[int] = option([0], help="how many ends of thinking become the ignore text")
-    ignore_text: list[str] = option(["Wait"], help="what is appended there")
+from core.runs import Run, open_run
+from core.shards import check_shards, in_shard, merge
+from core.types import Question, read_jsonl, write_jsonl
+from eval import chat_model, judge
+from eval.benchmarks import input_files, load_benchmark
+from eval.cells import Cell, Cells, cells_of
+from eval.chat_model import ChatModelConfig, draw_replies
+from eval.draw import draw, load_questions, tasks_of
+from eval.draw_pools import Pools, pool_cells
+from eval.harness import write_harness_results
+from eval.judge import JudgeConfig
+from eval.parallel_scores import overall, parallel_of, question_by_question, with_scores
+from eval.rejection import RejectionConfig
+from eval.samples import Row, graded_beside, graded_row, key_of, regraded
+from eval.score_tables import print_cells, print_measures, print_parallel
+from eval.scorers import Scorer, ScorerConfig, check_scorer, load_scorer
+from eval.scores import measures_of, scores_of
+from eval.search import SearchConfig
+from inference import checkpoint
+from inference.engine import EngineConfig, Sampling, open_driver
 
 
 @dataclass
 class EvalConfig:
     name: str = option(help="run name; the folder is outputs/eval/<name>-<digest>")
-    model: str = option(help="local folder or hub id")
-    questions: str = option(help="finished run of data.collect, or a .jsonl file of questions")
+    model: str | None = option(None, help="local folder or hub id")
+    chat_model: ChatModelConfig | None = option(
+        None,
+        help="instead: a chat endpoint, evaluated by its answers alone: "
+        f"{{{', '.join(f.name for f in fields(ChatModelConfig))}}}",
+    )
+    benchmarks: list[str] = option([], help="names of configs/benchmarks, or YAML files of your own")
+    root: str | None = option(None, help="folder of local benchmark files; null reads them from the hub")
+    questions: str | None = option(None, help="instead: a finished run of data.collect, or a .jsonl file of questions")
     profile: str = option("s1", help="delimiters: s1, think-tags, steps, plain")
     system: str | None = option(None, help="system message; null keeps the chat template's own default")
-    cells: list[Cells] = option([], help="blocks of budgets; each is the product of its lists")
+    cells: list[Cells] = option([], help="blocks of the grid; each is the product of its lists (eval/cells.py)")
+    rejection: RejectionConfig | None = option(
+        None, help=f"rejection sampling: {{{', '.join(f.name for f in fields(RejectionConfig))}}}"
+    )
+    searches: list[SearchConfig] = option(
+        [], help=f"search over thinking, each {{{', '.join(f.name for f in fields(SearchConfig))}}}"
+    )
+    scorer: ScorerConfig | None = option(
+        None,
+        help="scores samples for best-of-N and the weighted vote, and steers searches (null: mean_logprob there): "
+        f"{{{', '.join(f.name for f in fields(ScorerConfig))}}}",
+    )
+    ks: list[int] = option([], help="k of the parallel methods; empty: powers of two up to the repeats")
     max_answer_tokens: int = option(512, help="answer limit, reserved in the context")
     cue: str = option("\nFinal Answer:", help="written after a forced close")
     budget_per_round: bool = option(False, help="a fresh budget after each ignored end, as the released evaluator")
-    repeats: int = option(1, help="samples per question and cell; needs temperature > 0 to differ")
+    repeats: int | None = option(None, help="samples per question and cell; null: the benchmark's, 1 at temperature 0")
     sampling: Sampling = option(Sampling, help="temperature 0 is greedy")
-    seed: int = option(0, help="of the sampling")
-    limit: int | None = option(None, help="only the first so many questions")
+    seed: int = option(0, help="of the sampling, and of the order of choices")
+    limit: int | None = option(None, help="only the first so many questions of each benchmark")
+    judge: JudgeConfig | None = option(
+        None, help=f"endpoint that judges what rules cannot: {{{', '.join(f.name for f in fields(JudgeConfig))}}}"
+    )
+    shard: int = option(0, help="evaluate only the questions of this shard")
+    num_shards: int = option(1, help="how many there are")
+    merge: bool = option(False, help="join the finished shards into one run")
+    regrade: bool = option(False, help="grade the samples of this finished run again", affects_result=False)
     engine: EngineConfig = option(EngineConfig, help="how to load the model")
 
 
 @dataclass(frozen=True)
-class Task:
-    """One sample to draw: a cell, a question, a repeat."""
+class Part:
+    """What is evaluated: a benchmark's questions, each sampled `repeats` times in each cell."""
 
-    cell: str
-    question: Question
-    repeat: int
-    budget: Budget
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        return self.cell, self.question.id, self.repeat
-
-
-def budgets_of(config: EvalConfig) -> dict[str, Budget]:
-    """{label: budget} of every cell. Raises UserError for an empty grid, a wrong value, or a cell given twice."""
-    budgets: dict[str, Budget] = {}
-    for block in config.cells:
-        lists = (block.max_thinking_tokens, block.min_thinking_tokens, block.num_ignore, block.ignore_text)
-        for limit, minimum, num_ignore, text in itertools.product(*lists):
-            try:
-                budget = Budget(
-                    limit, minimum, num_ignore, text, config.cue, config.max_answer_tokens, config.budget_per_round
-                )
-            except ValueError as error:
-                raise UserError(f"cells: {error}") from None
-            label = cell_label(budget)
-            if label in budgets:
-                raise UserError(f"cells: {label!r} is asked for twice")
-            budgets[label] = budget
-    if not budgets:
-        raise UserError("cells is empty: name at least one thinking budget, e.g. cells=[{max_thinking_tokens: [auto]}]")
-    return budgets
-
-
-def cell_label(budget: Budget) -> str:
-    label = f"max={'none' if budget.max_thinking_tokens is None else budget.max_thinking_tokens}"
-    if budget.min_thinking_tokens:
-        label += f" min={budget.min_thinking_tokens}"
-    if budget.num_ignore:
-        label += f" ignore={budget.num_ignore}"
-    if (budget.num_ignore or budget.min_thinking_tokens) and budget.ignore_text != "Wait":
-        label += f" text={budget.ignore_text!r}"
-    return label
-
-
-def tasks_of(questions: Iterable[Question], budgets: dict[str, Budget], repeats: int) -> list[Task]:
-    """Question by question, the longest budget first, so that shorter ones are cut from its trajectory."""
-
-    def length(budget: Budget) -> tuple[float, int]:
-        limit = budget.max_thinking_tokens
-        return (limit if isinstance(limit, int) else float("inf")), budget.num_ignore
-
-    ordered = sorted(budgets.items(), key=lambda item: length(item[1]), reverse=True)
-    return [Task(cell, q, r, budget) for q in questions for r in range(repeats) for cell, budget in ordered]
-
-
-def draw(
-    driver: Driver, chat: ChatFormat, tasks: Iterable[Task], sampling: Sampling, seed: int, system: str | None = None
-) -> Iterator[tuple[Task, Sample]]:
-    """Runs the tasks; yields each sample as it finishes. A question and repeat has one seed in all cells, so cells
-    differ by their budget alone (common random numbers)."""
-    prompts: dict[str, list[int]] = {}
-
-    def decodings():
-        for task in tasks:
-            q = task.question
-            if q.id not in prompts:
-                prompts[q.id] = chat.prompt_ids(q, system)
-            yield task, ForcedDecode(
-                prompts[q.id], task.budget, chat, driver.engine.max_model_len, sampling,
-                derived_seed(seed, q.id, task.repeat), question_id=q.id, repeat=task.repeat,
-            )  # fmt: skip
-
-    for task, decoding in driver.run(decodings()):
-        yield task, decoding.sample()
-
-
-def graded_row(task: Task, sample: Sample, chat: ChatFormat) -> dict[str, Any]:
-    """A row of samples.jsonl: the sample, its answer as text, its grade."""
-    response = chat.answer_text(sample.ids("answer"))
-    grade_ = grade(response, task.question)
-    return {
-        "cell": task.cell, **asdict(sample), "domain": task.question.domain, "response": response,
-        "num_thinking_tokens": sample.num_thinking_tokens, "num_answer_tokens": sample.num_answer_tokens,
-        "correct": grade_.correct, "extracted": grade_.extracted, "grader": grade_.grader,
-    }  # fmt: skip
-
-
-def load_questions(path: str | Path, limit: int | None = None) -> list[Question]:
-    """Questions of a finished data.collect run, or of a .jsonl file. Raises UserError naming what is wrong."""
-    path = Path(path)
-    file = path if path.suffix == ".jsonl" else finished(path) / "questions.jsonl"
-    questions = [question_from_row(row) for row in read_jsonl(file)]
-    if not questions:
-        raise UserError(f"{file} holds no questions")
-    return questions[:limit]
+    benchmark: str
+    questions: list[Question]
+    repeats: int
 
 
 def main(config: EvalConfig) -> Path:
-    budgets = budgets_of(config)
-    questions = load_questions(config.questions, config.limit)
-    tasks = tasks_of(questions, budgets, config.repeats)
-    with open_run("eval", config, {"model": config.model, "questions": config.questions}) as run:
+    check(config)
+    grid = cells_of(config.cells, config.profile, config.cue, config.max_answer_tokens, config.budget_per_round)
+    pools = pool_cells(config.rejection, config.searches, config.sampling, config.cue, config.max_answer_tokens)
+    cells = [*grid, *pools] or ([chat_model.CELL] if config.chat_model else [])
+    if not cells:
+        raise UserError("cells is empty: name at least one thinking budget, e.g. cells=[{max_thinking_tokens: [auto]}]")
+    parts, inputs = parts_of(config)
+    if config.chat_model:
+        chat_model.check(config.chat_model, max(part.repeats for part in parts), cells)
+    if config.merge:
+        ids = list(dict.fromkeys(q.id for part in parts for q in part.questions))
+        files = ["samples.jsonl", *(["judged.jsonl"] if config.judge else [])]
+        return merge("eval", config, inputs, ids, files, lambda run: conclude(config, run, parts, cells))
+    parts = [
+        Part(p.benchmark, [q for q in p.questions if in_shard(q.id, config.shard, config.num_shards)], p.repeats)
+        for p in parts
+    ]
+    with open_run("eval", config, inputs) as run:
         if run.is_done:
+            if config.regrade:
+                regrade(config, run, parts, cells)
             return run.path
-        journal = run.journal("samples.jsonl")
-        rows = list(journal.rows)
-        finished_keys = {(r["cell"], r["question_id"], r["repeat"]) for r in rows}
-        todo = [t for t in tasks if t.key not in finished_keys]
-        sampled = _sample_and_grade(config, run, todo, journal, rows, len(tasks)) if todo else {}
-        scores = scores_of(rows, {label: asdict(budget) for label, budget in budgets.items()})
-        (run.path / "scores.json").write_text(json.dumps({"cells": scores, "sampled_tokens": sampled}, indent=2) + "\n")
-        _print_table(config.name, scores)
-        run.finish(accuracy={s["cell"]: s["accuracy"] for s in scores}, sampled_tokens=sampled)
+        if config.regrade:
+            raise UserError(f"regrade=true: {run.path} is not finished; run the command without it first")
+        if config.chat_model:
+            sampled = sample_replies(config, run, parts, cells)
+        else:
+            scorer = load_scorer(config.scorer or ScorerConfig(), run)
+            sampled = sample(config, run, parts, cells, pools, scorer)
+            if config.scorer:
+                score_samples(config, run, parts, scorer)
+            scorer.close()
+            if scorer.reads_text:
+                sampled["scorer_tokens"] = scorer.num_read
+        if config.judge:
+            sampled["judge"] = settle_by_judge(config, run, parts)
+        run.finish(**conclude(config, run, parts, cells, sampled))
     return run.path
 
 
-def _sample_and_grade(config: EvalConfig, run, todo, journal, rows, total: int) -> dict[str, int]:
-    """Draws what is left, appending to the journal and to rows. Returns the tokens sampled in this sitting."""
-    correct = Counter(r["correct"] for r in rows)
+def check(config: EvalConfig) -> None:
+    """Raises UserError for a config that could only fail later."""
+    check_shards(config)
+    if (config.model is None) == (config.chat_model is None):
+        raise UserError("name what to evaluate: model=<folder or hub id>, or chat_model={api: ...} (one of the two)")
+    if bool(config.benchmarks) == (config.questions is not None):
+        raise UserError("name what to evaluate on: benchmarks=[...], or questions=... (one of the two)")
+    if config.scorer is not None:
+        check_scorer(config.scorer)
+    if min(config.ks, default=1) < 1:
+        raise UserError(f"ks={config.ks}: k counts samples, from 1")
+    if config.repeats is not None and config.repeats < 1:
+        raise UserError(f"repeats must be at least 1, not {config.repeats}; null takes each benchmark's own")
+
+
+def parts_of(config: EvalConfig) -> tuple[list[Part], dict[str, str]]:
+    """(what to evaluate on, the files or hub revisions it comes from)."""
+    inputs = {"model": config.model} if config.model else {}
+    varies = chat_model.varies(config.chat_model) if config.chat_model else config.sampling.temperature > 0
+    if config.questions is not None:
+        questions = load_questions(config.questions, config.limit)
+        return [Part("questions", questions, config.repeats or 1)], inputs | {"questions": config.questions}
+    parts = []
+    for name in config.benchmarks:
+        benchmark, questions = load_benchmark(name, config.root, config.limit, config.seed)
+        default = benchmark.repeats if varies else 1  # greedy samples are all the same
+        parts.append(Part(benchmark.name, questions, config.repeats or default))
+        inputs |= input_files(name, config.root)
+    if len({part.benchmark for part in parts}) < len(parts):
+        raise UserError("benchmarks: one is named twice")
+    return parts, inputs
+
+
+def sample(
+    config: EvalConfig,
+    run: Run,
+    parts: Sequence[Part],
+    cells: Sequence[Cell],
+    pools: dict[Cell, Any],
+    scorer: Scorer,
+) -> dict[str, Any]:
+    """Draws and grades what the journal of an earlier sitting lacks. Returns what the engine did in this sitting.
+
+    Raises UserError where samples failed in the engine: they are no wrong answers, and the same command draws them.
+    """
+    journal = run.journal("samples.jsonl", can_redo=True)
+    done = {key_of(row) for row in journal.rows}
+    correct = Counter(row["correct"] for row in journal.rows)
+    tasks = [task for part in parts for task in tasks_of(part.questions, cells, part.repeats, part.benchmark)]
+    todo = [task for task in tasks if task.key not in done]
+    if not todo:
+        return {}
+    failed = []
     with (
         open_driver(config.model, config.engine, writer=run.path.name) as (driver, tokenizer),
-        Progress(f"eval {config.name}", total, "samples", done_before=len(rows)) as progress,
+        Progress(f"eval {config.name}", len(tasks), "samples", len(tasks) - len(todo)) as progress,
     ):
         chat = ChatFormat(config.profile, tokenizer)
-        for task, sample in draw(driver, chat, todo, config.sampling, config.seed, config.system):
-            row = graded_row(task, sample, chat)
+        shape = shape_of(config.model)
+        alone = [task for task in todo if task.cell not in pools]
+        pooled = [task for task in todo if task.cell in pools]
+        drawn = draw(driver, chat, alone, config.sampling, config.seed, config.system, config.scorer is not None)
+        drawn_pools = Pools(driver, chat, pools, config.sampling, config.seed, config.system, scorer).draw(pooled)
+        for row in chain(
+            graded_beside(drawn, lambda one: graded_row(one, chat, shape)),
+            graded_beside(drawn_pools, lambda one: one.row(chat, shape)),
+        ):
+            if row["ended"] == "error":
+                failed.append(row)
+                continue
             journal.append(row)
-            rows.append(row)
             correct[row["correct"]] += 1
-            tokens = sum(driver.num_sampled.values())
-            progress.update(len(rows), f"{tokens:,} tokens sampled | {100 * correct[True] / len(rows):.1f}% so far")
-    return dict(driver.num_sampled)
+            tokens, graded = sum(driver.num_sampled.values()), correct[True] + correct[False]
+            share = f"{100 * correct[True] / graded:.1f}% right" if graded else "none graded"
+            progress.update(correct.total(), f"{tokens:,} tokens sampled | {share} so far")
+    if failed:
+        where = ", ".join(key_of(failed[0])[:3])
+        raise UserError(
+            f"{len(failed)} samples failed in the engine, the first ({where}) with: {failed[0]['error']}; "
+            "the others are kept, and the same command draws these again"
+        )
+    return {
+        "sampled_tokens": dict(driver.num_sampled),
+        "prompt_tokens": driver.num_prompt,
+        "cached_tokens": driver.num_cached,
+    }
 
 
-def _print_table(name: str, scores: list[dict[str, Any]]) -> None:
-    say(f"{name}: {'cell':<20} {'n':>5} {'accuracy':>9}  {'95% interval':<15} {'thinking':>9} {'answer':>7}  ended")
-    for s in scores:
-        accuracy = "   -" if s["accuracy"] is None else f"{s['accuracy']:8.1f}%"
-        interval = "" if s["accuracy"] is None else f"[{s['low']:.1f}, {s['high']:.1f}]"
-        ended = " ".join(f"{k}={v}" for k, v in s["ended"].items())
-        lengths = f"{s['thinking_tokens']:>9.1f} {s['answer_tokens']:>7.1f}"
-        say(f"{name}: {s['cell']:<20} {s['num_samples']:>5} {accuracy:>9}  {interval:<15} {lengths}  {ended}")
+def sample_replies(config: EvalConfig, run: Run, parts: Sequence[Part], cells: Sequence[Cell]) -> dict[str, Any]:
+    """As `sample`, from the chat endpoint. Returns what was spent on it over all sittings.
+
+    Raises UserError where requests failed for good: they are no wrong answers, and the same command asks them again.
+    """
+    journal = run.journal("samples.jsonl", can_redo=True)
+    done = {key_of(row) for row in journal.rows}
+    tasks = [task for part in parts for task in tasks_of(part.questions, cells, part.repeats, part.benchmark)]
+    rows, spent = draw_replies(config.chat_model, tasks, run, config.num_shards)
+    failed = []
+    for row in rows:
+        if row["ended"] == "error":
+            failed.append(row)
+        elif key_of(row) not in done:
+            journal.append(row)
+    if failed:
+        where = ", ".join(key_of(failed[0])[:3])
+        raise UserError(
+            f"{len(failed)} requests failed, the first ({where}) with: {failed[0]['error']}; paid answers are kept, "
+            "and the same command asks these again"
+        )
+    return {"chat_model": spent}
+
+
+def shape_of(model: str) -> ModelShape | None:
+    """For FLOPs; None for a model whose sizes tell nothing of them (experts), or are not at hand."""
+    try:
+        return ModelShape.of(model)
+    except UserError:
+        return None
+
+
+def score_samples(config: EvalConfig, run: Run, parts: Sequence[Part], scorer: Scorer) -> None:
+    """Puts scores into the rows of single samples. The engine is closed by now; a text scored before is not again."""
+    questions = {(part.benchmark, q.id): q for part in parts for q in part.questions}
+    rows = Journal.read(run.path / "samples.jsonl")
+    chat = None
+    if scorer.reads_text:
+        tokenizer = checkpoint.load_tokenizer(checkpoint.resolve(config.model, config.engine.revision, weights=False))
+        chat = ChatFormat(config.profile, tokenizer)
+    write_jsonl(run.path / "samples.jsonl", with_scores(rows, questions, scorer, chat, config.scorer.step_delimiter))
+
+
+def settle_by_judge(config: EvalConfig, run: Run, parts: Sequence[Part]) -> dict[str, Any]:
+    """Puts verdicts into the rows that rules left open, and lists them in judged.jsonl. Returns what it took."""
+    questions = {(part.benchmark, q.id): q for part in parts for q in part.questions}
+    rows = {"/".join(map(str, key_of(row))): row for row in Journal.read(run.path / "samples.jsonl")}
+    pairs = {key: (questions[row["benchmark"], row["question_id"]], row) for key, row in rows.items()}
+    settled, spent = judge.settle(config.judge, pairs, run, config.num_shards)
+    kept = ("benchmark", "cell", "question_id", "repeat", "response", "extracted", "correct", "grader")
+    write_jsonl(run.path / "judged.jsonl", ({key: rows[name][key] for key in kept} for name in settled))
+    write_jsonl(run.path / "samples.jsonl", rows.values())
+    return spent
+
+
+def conclude(
+    config: EvalConfig, run: Run, parts: Sequence[Part], cells: Sequence[Cell], sampled: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Puts the rows into the grid's order, writes and prints the scores. Returns the headline."""
+    places = [task.key for part in parts for task in tasks_of(part.questions, cells, part.repeats, part.benchmark)]
+    rows = _in_order(Journal.read(run.path / "samples.jsonl"), places)
+    write_jsonl(run.path / "samples.jsonl", rows)
+    names = [part.benchmark for part in parts]
+    scores = scores_of(rows, names, cells)
+    parallel = parallel_of(rows, {part.benchmark: part.questions for part in parts}, cells, config.ks)
+    measured = measures_of(rows, names, cells)
+    _say_unanswered(config.name, rows)
+    write_jsonl(run.path / "parallel.jsonl", (question_by_question(entry) for entry in parallel))
+    parallel = [overall(entry) for entry in parallel]
+    entries = {"cells": scores, "parallel": parallel, "measures": measured, **(sampled or {})}
+    (run.path / "scores.json").write_text(json.dumps(entries, indent=2) + "\n")
+    write_harness_results(run.path, {part.benchmark: part.questions for part in parts})
+    print_cells(config.name, scores)
+    print_parallel(config.name, parallel)
+    print_measures(config.name, measured)
+    accuracy: dict[str, dict[str, float]] = {}
+    for score in scores:
+        accuracy.setdefault(score["benchmark"], {})[score["cell"]] = score["accuracy"]
+    return {"accuracy": accuracy, **(sampled or {})}
+
+
+def _in_order(rows: list[Row], places: Sequence[Any]) -> list[Row]:
+    if len(rows) != len(places):
+        raise UserError(
+            f"samples.jsonl holds {len(rows):,} rows for {len(places):,} samples; move it away and run again"
+        )
+    position = {key: i for i, key in enumerate(places)}
+    return sorted(rows, key=lambda row: position[key_of(row)])
+
+
+def _say_unanswered(name: str, rows: Sequence[Row]) -> None:
+    """Counts the samples that ended without an answer, such as those of a question too long for the context."""
+    unanswered = [row for row in rows if row["error"] is not None]
+    if unanswered:
+        first, num_questions = unanswered[0], len({(row["benchmark"], row["question_id"]) for row in unanswered})
+        say(f"{name}: {len(unanswered)} samples of {num_questions} question{'s' * (num_questions > 1)} have no answer, "
+            f"the first ({', '.join(key_of(first)[:3])}): {first['error']}")  # fmt: skip
+
+
+def regrade(config: EvalConfig, run: Run, parts: Sequence[Part], cells: Sequence[Cell]) -> None:
+    """Grades the samples of a finished run again, without an engine. What they were graded before is kept beside them
+    (samples.before.jsonl), and the record says who graded when."""
+    questions = {(part.benchmark, q.id): q for part in parts for q in part.questions}
+    file = run.path / "samples.jsonl"
+    before = list(read_jsonl(file))
+    write_jsonl(run.path / "samples.before.jsonl", before)
+    write_jsonl(file, (regraded(row, questions[row["benchmark"], row["question_id"]]) for row in before))
+    spent = {"judge": settle_by_judge(config, run, parts)} if config.judge else {}
+    after = list(read_jsonl(file))
+    changed = sum(old["correct"] != new["correct"] for old, new in zip(before, after, strict=True))
+    say(f"regraded {len(after):,} samples, {changed:,} otherwise than before")
+    graders = sorted({row["grader"] for row in after})
+    run.record.setdefault("regraded", []).append({"graders": graders, "num_changed": changed})
+    scores = json.loads((run.path / "scores.json").read_text())
+    kept = {key: value for key, value in scores.items() if key.endswith("_tokens") or key == "chat_model"}
+    run.finish(**conclude(config, run, parts, cells, kept | spent))
 
 
 if __name__ == "__main__":

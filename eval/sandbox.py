@@ -33,13 +33,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from core.types import Question
-from eval.sandbox_child import BROKEN_TESTS, from_plain
+from eval.sandbox_child import BROKEN_TESTS
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOT = "import sys; sys.path[0] = sys.argv[1]; from eval.sandbox_child import main; main(int(sys.argv[2]))"
 FENCED = re.compile(r"^([ \t]*)```[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 PYTHON = ("python", "python3", "py")
 MAX_SHOWN_CHARS = 80
+MAX_NUMBER_CHARS = 1000
 STARTUP_SECONDS = 30.0
 # What LeetCode has imported for a solution. (Not all of math: its pow would hide the one that takes a modulus.)
 HEADER = """import bisect, collections, functools, heapq, itertools, math, operator, random, re, string
@@ -93,7 +94,9 @@ def run_tests(response: str, question: Question, limits: Limits = Limits(), unco
     if problem:
         return TestsOutcome(None, problem)
     humaneval = "entry_point" in tests
-    code = code_of(response) or (response if humaneval and "```" not in response else None)
+    code = code_of(response, tests["entry_point"] if humaneval else tests["function"])
+    if code is None and humaneval and "```" not in response:
+        code = response
     if not code or not code.strip():
         return TestsOutcome(False, "no code in the response")
     sandbox = _Sandbox(limits, not unconfined)
@@ -105,14 +108,21 @@ def run_tests(response: str, question: Question, limits: Limits = Limits(), unco
         return TestsOutcome(False, str(failed))
 
 
-def code_of(response: str) -> str | None:
-    """The last fenced block in Python, else the last of any language; a last block may lack its closing fence."""
+def code_of(response: str, function: str | None = None) -> str | None:
+    """The last fenced block in Python, else the last of any language; of several the last that defines the function
+    asked for, for the others may be examples of its use. A last block may lack its closing fence."""
     blocks = [
         (language, textwrap.dedent(code) if indent else code)  # a block in a list
         for indent, language, code in FENCED.findall(response)
     ]
-    python = [code for language, code in blocks if language.lower() in PYTHON]
-    return (python or [code for _, code in blocks] or [None])[-1]
+    found = [code for language, code in blocks if language.lower() in PYTHON] or [code for _, code in blocks]
+    defining = [code for code in found if function and _defines(code, function)]
+    return (defining or found or [None])[-1]
+
+
+def _defines(code: str, function: str) -> bool:
+    name = re.escape(function)
+    return bool(re.search(rf"^[ \t]*(?:async\s+)?(?:def|class)\s+{name}\b|^{name}\s*=", code, re.MULTILINE))
 
 
 @cache
@@ -151,19 +161,16 @@ class _Sandbox:
 
     def _call(self, code: str, function: str, case: dict[str, str]) -> None:
         """LiveCodeBench's form: an argument a line, each in JSON; lists and tuples are equal."""
-        args = [json.loads(line) for line in case["input"].split("\n") if line.strip()]
-        request = {"args": {"list": [_plain(a) for a in args]}, "kwargs": {"dict": []}}
+        args = [_plain(json.loads(line)) for line in case["input"].split("\n") if line.strip()]
         job = {"mode": "serve", "variants": [[HEADER, code]], "function": function}
-        output = self.run(job, json.dumps(request) + "\n")
+        output = self.run(job, json.dumps({"args": {"list": args}, "kwargs": {"dict": []}}) + "\n")
         try:
-            reply = json.loads(output)
-            value = _lists(from_plain(reply["value"])) if "value" in reply else None
-        except (ValueError, KeyError, TypeError, RecursionError):
+            value = _answer(output)
+            same = value == json.loads(case["output"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise _Failed(f"no answer but {_shown(output)}") from None
-        if "error" in reply:
-            raise _Failed(": ".join(map(str, reply["error"]))[:MAX_SHOWN_CHARS])
-        if value != json.loads(case["output"]):
-            raise _Failed(f"wrong value {_shown(repr(value))}, expected {_shown(case['output'])}")
+        if not same:
+            raise _Failed(f"wrong value {_shown(json.dumps(value))}, expected {_shown(case['output'])}")
 
     def humaneval(self, code: str, tests: dict[str, str]) -> TestsOutcome:
         """The function runs in one process, its tests in another."""
@@ -195,7 +202,7 @@ class _Sandbox:
         """What a process printed that ended well."""
         with contextlib.ExitStack() as stack:
             given, output, errors = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
-            given.write(stdin.encode())
+            given.write(stdin.encode(errors="replace"))
             given.seek(0)
             process = stack.enter_context(self._process(job, given, output, errors))
             ended = self._wait(process)
@@ -245,7 +252,7 @@ class _Sandbox:
 def _programs(code: str, heads: Sequence[str], function: str, prompt: str) -> list[list[str]]:
     """Ways to read the code of a HumanEval response, the likeliest first: the whole function, or what follows the
     prompt (whose first indentation chat models and tokenizers lose)."""
-    if re.search(rf"^(?:async\s+)?(?:def|class)\s+{re.escape(function)}\b|^{re.escape(function)}\s*=", code, re.M):
+    if _defines(code, function):
         return [[head, code] for head in heads]
     completions = (code, "    " + code, textwrap.indent(code, "    "))
     return [*([f"{prompt.rstrip()}\n{completion}"] for completion in completions), [code]]
@@ -258,8 +265,8 @@ def same_output(output: str, expected: str) -> bool:
 
 
 def _same_word(word: str, other: str) -> bool:
-    if word == other:
-        return True
+    if word == other or max(len(word), len(other)) > MAX_NUMBER_CHARS:
+        return word == other
     try:
         return Decimal(word) == Decimal(other)
     except InvalidOperation:
@@ -275,8 +282,28 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _lists(value: Any) -> Any:
-    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value
+def _answer(output: str) -> Any:
+    """The value in the reply of a function, as JSON has it; the code may have written anything in its place.
+
+    Nothing is hashed but text, whose hashes nobody can foresee: a dict of a million crafted numbers takes hours.
+    """
+    (reply,) = output.splitlines()
+    reply = json.loads(reply)
+    if "error" in reply:
+        name, text = reply["error"]
+        raise _Failed(f"{name}: {text}"[:MAX_SHOWN_CHARS])
+    return _json(reply["value"])
+
+
+def _json(plain: Any) -> Any:
+    if not isinstance(plain, dict):
+        return plain
+    ((kind, items),) = plain.items()
+    if kind in ("list", "tuple"):
+        return [_json(item) for item in items]
+    if kind == "dict" and all(isinstance(key, str) for key, _ in items):
+        return {key: _json(item) for key, item in items}
+    raise ValueError(f"JSON has no {kind}")
 
 
 def _environment(folder: str) -> dict[str, str]:

@@ -8,9 +8,11 @@ probe     tries what a confined process must not be able to do
 """
 
 import builtins
+import ctypes
 import json
 import os
 import resource
+import signal
 import sys
 import types
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from eval.confine import confine
 
 STACK_BYTES = 256 * 1024**2
 MAX_OPEN_FILES = 64
+PR_SET_PDEATHSIG = 1
 BROKEN_TESTS = 3  # exit status of `check`: the tests themselves cannot be run
 
 
@@ -27,6 +30,7 @@ def main(job_fd: int) -> None:
     sys.path.pop(0)  # our own packages
     with os.fdopen(job_fd, encoding="utf-8") as file:
         job = json.load(file)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a grader killed by kill -9 leaves nothing behind
     mode = {"program": program, "serve": serve, "check": check, "probe": probe}[job["mode"]]
     sys.set_int_max_str_digits(0)
     limit(job["limits"])

@@ -14,7 +14,7 @@ from eval.scores import Row, by_question, score
 
 @dataclass(frozen=True)
 class EvalRun:
-    """A finished eval run: its cells' budgets, and per cell the rows of samples.jsonl."""
+    """One benchmark of a finished eval run: its cells' budgets, and per cell the rows of samples.jsonl."""
 
     path: Path
     name: str
@@ -24,7 +24,8 @@ class EvalRun:
     def cell(self, max_thinking_tokens: Any, num_ignore: int = 0) -> dict[str, Any]:
         """The cell of this budget. Raises UserError where the run has none."""
         for cell in self.cells:
-            if cell["max_thinking_tokens"] == max_thinking_tokens and cell["num_ignore"] == num_ignore:
+            forced = (cell["max_thinking_tokens"], cell["num_ignore"])
+            if cell["method"] == "budget_forcing" and forced == (max_thinking_tokens, num_ignore):
                 return cell
         known = ", ".join(c["cell"] for c in self.cells)
         raise UserError(f"run {self.path} has no cell max={max_thinking_tokens} ignore={num_ignore}; it has {known}")
@@ -55,13 +56,24 @@ class Point:
     num_questions: int
 
 
-def load_run(path: str | Path) -> EvalRun:
-    """Reads a finished eval run. Raises UserError where it is missing or unfinished."""
+def load_run(path: str | Path, benchmark: str | None = None) -> EvalRun:
+    """Reads a finished eval run. benchmark: which one, where it has several.
+
+    Raises UserError where the run is missing or unfinished, or has not the one benchmark that is meant.
+    """
     path = finished(path)
-    rows: dict[str, list[Row]] = {}
-    for row in read_jsonl(path / "samples.jsonl"):
-        rows.setdefault(row["cell"], []).append(row)
     cells = json.loads((path / "scores.json").read_text())["cells"]
+    known = list(dict.fromkeys(cell["benchmark"] for cell in cells))
+    if benchmark is None and len(known) > 1:
+        raise UserError(f"run {path} has the benchmarks {', '.join(known)}; name one with benchmark=...")
+    benchmark = benchmark or known[0]
+    if benchmark not in known:
+        raise UserError(f"run {path} has no benchmark {benchmark!r}, but {', '.join(known)}")
+    cells = [cell for cell in cells if cell["benchmark"] == benchmark]
+    rows: dict[str, list[Row]] = {cell["cell"]: [] for cell in cells}
+    for row in read_jsonl(path / "samples.jsonl"):
+        if row["benchmark"] == benchmark and row["cell"] in rows:
+            rows[row["cell"]].append(row)
     return EvalRun(path, read_record(path)["name"], cells, rows)
 
 

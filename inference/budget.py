@@ -9,6 +9,7 @@ Acting on the sampled end, not on the most likely token, is right at any tempera
 decoded and encoded again. (s1, section 3.1; the released evaluator's deviations are in PAPER 3.2.)
 """
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,9 +133,40 @@ class ForcedDecode:
             received, self._received = tuple(self._received), []
             self._finish_early("cancelled", None, received)
 
+    def fork(self, seed: int) -> "ForcedDecode":
+        """A second decoding that goes on from here with noise of its own, as the branches of a search do."""
+        assert not self._received, "a request is in flight: advance it to its end first"
+        other = copy.copy(self)
+        other._seed, other._received = seed, []
+        other._ids, other._segments, other._logprobs = list(self._ids), list(self._segments), list(self._logprobs)
+        return other
+
+    @property
+    def is_done(self) -> bool:
+        return self._done
+
+    @property
+    def ended(self) -> Ended | None:
+        """Why thinking ended; None while it goes on."""
+        return self._ended
+
+    @property
+    def is_probing(self) -> bool:
+        """Is one more token needed to tell whether thinking ends?"""
+        return bool(self._probe)
+
+    @property
+    def thinking_ids(self) -> tuple[int, ...]:
+        """So far."""
+        return tuple(t for s in self._segments if s.phase == "thinking" for t in s.token_ids)
+
+    @property
+    def mean_logprob(self) -> float | None:
+        """Of all that was sampled so far; None where nobody asked, or nothing was."""
+        return fmean(self._logprobs) if self._logprobs else None
+
     def sample(self) -> Sample:
         assert self._done, "the sample is not finished"
-        thinking = [t for s in self._segments if s.phase == "thinking" for t in s.token_ids]
         return Sample(
             self._question_id,
             self._repeat,
@@ -143,11 +175,11 @@ class ForcedDecode:
             self._answer_finish,
             self._num_ignored,
             self._num_suppressed,
-            closes_on_a_loop(thinking),
+            closes_on_a_loop(self.thinking_ids),
             self._error,
             self._num_prompt,
             self._num_cached,
-            fmean(self._logprobs) if self._logprobs else None,
+            self.mean_logprob,
         )
 
     # thinking

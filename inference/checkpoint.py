@@ -111,6 +111,12 @@ def context_of(path: str | Path) -> int | None:
     return None if "factor" in rope else config.get("max_position_embeddings")
 
 
+def architecture_of(path: str | Path) -> str:
+    """The model class that wrote the folder; empty where its config does not say."""
+    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    return next(iter(config.get("architectures") or []), "")
+
+
 def check_context(path: str | Path, max_model_len: int) -> None:
     """Raises UserError where more context is asked than the model was made for."""
     longest = context_of(path)

@@ -12,7 +12,7 @@ import hashlib
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
-from core.runs import Journal
+from core.journal import Journal
 from inference.engine import Delta, Request
 
 
@@ -49,8 +49,8 @@ class ContinuationStore:
         own = folder / f"{writer}.jsonl"
         for path in sorted(folder.glob("*.jsonl")):
             if path != own:
-                self._read(Journal.read(path))
-        self._journal = Journal(own)
+                self._read(Journal.read(path, can_redo=True))
+        self._journal = Journal(own, can_redo=True)
         self._read(self._journal.rows)
         self._journal.rows = []  # the dictionary holds them now
 

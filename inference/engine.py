@@ -97,6 +97,7 @@ class EngineConfig:
     dtype: str = option("auto", help="auto (the checkpoint's), bfloat16, float32, float16")
     max_model_len: int = option(4096, help="prompt + thinking + answer, in tokens")
     max_num_seqs: int = option(64, help="sequences decoded at a time")
+    batch_invariant: bool = option(False, help="vLLM on GPUs: results do not depend on what is decoded beside (slower)")
     revision: str | None = option(None, help="hub revision, when the model is a hub id")
     options: dict[str, Any] = option({}, help="passed verbatim to the backend")
 
@@ -113,6 +114,8 @@ def load_engine(model: str, config: EngineConfig) -> tuple[Engine, Any]:
         backend = "vllm" if checkpoint.has_vllm() else "transformers"
     if backend not in ("vllm", "transformers"):
         raise UserError(f"engine.backend={backend!r} is unknown; use vllm, transformers or auto")
+    if config.batch_invariant and backend == "transformers":
+        raise UserError("engine.batch_invariant is vLLM's; with transformers use engine.dtype=float32")
     path = checkpoint.resolve(model, config.revision)
     tokenizer = checkpoint.load_tokenizer(path)
     if backend == "vllm":
@@ -200,6 +203,15 @@ class Driver:
         """Starts a decoding. What the store answers whole is finished at the next step, without the engine."""
         self._go_on(key, decoding)
 
+    def cancel(self, key: Hashable) -> None:
+        """Forgets a decoding; what nobody else waits for is taken from the engine."""
+        self._finished = [pair for pair in self._finished if pair[0] != key]
+        for flight_key, flight in list(self._flights.items()):
+            flight.waiting = [pair for pair in flight.waiting if pair[0] != key]
+            if not flight.waiting:
+                self.engine.cancel(flight_key)
+                del self._flights[flight_key]
+
     def step(self) -> list[tuple[Hashable, Decoding]]:
         """Who finished. Waits for the engine only where nobody has yet; empty also while all are still going."""
         if not self._finished and self._flights:
@@ -240,6 +252,11 @@ class Driver:
         self._finished.append((key, decoding))
 
     def _ask(self, flight_key: Hashable, request: Request, asked: Request, key: Hashable, decoding: Decoding) -> None:
+        if max(asked.prefix) >= self.engine.num_token_ids:
+            raise UserError(
+                f"{_name(key)}: the prompt has token id {max(asked.prefix)}, and the model knows only those below "
+                f"{self.engine.num_token_ids}; its tokenizer has tokens that were never added to the model"
+            )
         self._flights[flight_key] = _Flight(request, decoding.phase, [(key, decoding)])
         self.num_prompt += len(asked.prefix)
         self.engine.submit(flight_key, asked)
@@ -264,3 +281,7 @@ class Driver:
             self.store.add(flight.asked, whole)  # everyone, the asker too, is then answered by lookup
         for key, decoding in flight.waiting:
             self._go_on(key, decoding)
+
+
+def _name(key: Hashable) -> str:
+    return ", ".join(map(str, key)) if isinstance(key, tuple) else str(key)

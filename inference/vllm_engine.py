@@ -31,10 +31,9 @@ class VllmEngine:
     """
 
     def __init__(self, path: str | Path, tokenizer: Any, config: EngineConfig):
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
-        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
+        if config.batch_invariant:
+            os.environ["VLLM_BATCH_INVARIANT"] = "1"
+        quiet()
         import vllm
         from vllm.platforms import current_platform
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -51,8 +50,10 @@ class VllmEngine:
             "use_tqdm_on_load": False,
         }
         if current_platform.is_cpu():
+            if config.batch_invariant:
+                raise UserError("engine.batch_invariant needs vLLM on a GPU; on the CPU use engine.dtype=float32")
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-            args |= _cpu_defaults(config)
+            args |= cpu_defaults(config)
         self._engine = LLMEngine.from_engine_args(vllm.EngineArgs(**args | config.options))
         self._keys: dict[str, Hashable] = {}
         self._names: dict[Hashable, str] = {}
@@ -72,7 +73,8 @@ class VllmEngine:
         parts = {"weights": digest_of(path), "dtype": str(model.dtype), "engine": f"vllm {vllm.__version__}",
                  "device": current_platform.device_type,
                  "tensor_parallel_size": self._engine.vllm_config.parallel_config.tensor_parallel_size,
-                 "num_token_ids": self.num_token_ids, "options": options}  # fmt: skip
+                 "num_token_ids": self.num_token_ids, "options": options,
+                 **({"batch_invariant": True} if config.batch_invariant else {})}  # fmt: skip
         self.fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def submit(self, key: Hashable, request: Request) -> None:
@@ -144,7 +146,15 @@ def _delta(completion: Any, num_cached_tokens: int | None) -> Delta:
     return Delta(token_ids, "error", num_cached_tokens, error=f"vLLM ended the request: {reason}")
 
 
-def _cpu_defaults(config: EngineConfig) -> dict[str, Any]:
+def quiet() -> None:
+    """Before vLLM is imported: errors only."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
+
+
+def cpu_defaults(config: Any) -> dict[str, Any]:
     """What suits vLLM's CPU build: no compilation (it takes minutes) and small KV blocks, because only whole blocks
     are found again and a token read again costs as much as one written."""
     import psutil

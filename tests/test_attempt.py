@@ -12,7 +12,8 @@ import inference.engine
 from core.chat import ChatFormat
 from core.config import UserError, load
 from core.endpoint import ApiConfig, RequestConfig
-from core.runs import Journal, read_record
+from core.journal import Journal
+from core.runs import read_record
 from core.types import Question, read_jsonl, write_jsonl
 from data.attempt import AttemptConfig, drawn, main
 from eval.judge import JudgeConfig

@@ -18,8 +18,9 @@ import inference.engine
 from core.ask import MAX_TRIES
 from core.config import UserError, load
 from core.endpoint import ApiConfig, RequestConfig, worst_usage
+from core.journal import Journal
 from core.ledger import Ledger, Prices, Usage
-from core.runs import Journal, read_record, run_path
+from core.runs import read_record, run_path
 from core.types import Question, question_id, read_jsonl, write_jsonl
 from data.classify import CHARS_PER_TOKEN, INSTRUCTIONS, REMINDER, SYSTEM, ClassifyConfig, main, prompt_of, read_code
 from data.msc import SUBJECTS

@@ -1,5 +1,8 @@
 """Configs are strict, typed, and their errors show the way out."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -82,3 +85,15 @@ def test_help_names_every_key(capsys):
     run_entry(lambda config: None, Config, "What it does.", ["--help"])
     out = capsys.readouterr().out
     assert all(word in out for word in ("What it does.", "name", "(required)", "rate", "[0.5]", "inner.size=4"))
+
+
+def test_help_whose_reader_has_seen_enough():
+    """`--help | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "from core.config import run_entry; from test_config import Config; run_entry(print, Config, 'x' * 99999)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, "--help"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from core.config import UserError
-from train.cost import PEAK_FLOPS, QWEN25, ModelShape, peak_flops
+from core.cost import PEAK_FLOPS, QWEN25, ModelShape, peak_flops
 
 LLAMA = {
     "model_type": "llama",

@@ -30,16 +30,18 @@ from core.endpoint import (
     RequestConfig,
     RequestFailed,
     seconds_of,
+    split_thinking,
     usage_of,
     waiting_time,
     worst_usage,
 )
+from core.journal import Journal
 from core.ledger import AnswerStore, Ledger, Prices, Usage
-from core.runs import Journal, read_record
+from core.runs import read_record
 from core.types import Question, read_jsonl, write_jsonl
 from data import distill
 from data.distill import DistillConfig, main
-from data.teachers import LocalConfig, answer_of_row, source_answer, split_thinking
+from data.teachers import LocalConfig, answer_of_row, source_answer
 from inference.scripted_engine import ScriptedEngine
 
 TLS = ssl.create_default_context()

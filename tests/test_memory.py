@@ -8,7 +8,7 @@ import dataclasses
 
 import pytest
 
-from train.cost import ModelShape
+from core.cost import ModelShape
 from train.memory import RESERVED_BYTES, Setup, lora_parameters, memory, states
 
 QWEN32 = ModelShape.of("Qwen/Qwen2.5-32B-Instruct")

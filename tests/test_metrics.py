@@ -1,68 +1,24 @@
-"""The measures against the paper's published table, and the intervals against scipy and simulation."""
+"""The measures and their intervals against scipy, naive code and simulation (the paper's: test_paper_tables.py)."""
 
 import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
-from eval.metrics import control, flips, mean_interval, paired_difference, performance, scaling
-
-DEFAULT_RUN = 6109  # mean thinking tokens without any control on AIME24 (Table 13)
-STEP_LIMITS = [100 * steps for steps in (16, 32, 64, 128, 256)]
-TOKEN_LIMITS = [1024, 2048, 4096, 8192, 16384]
-
-# method: (mean thinking tokens, right answers of 30, limits)
-BUDGET_FORCING = (  # Figure 1, AIME24: budgets 500 to 8000, then Wait x2 and x4
-    [500, 1000, 2000, 3933.1, 5300.2, 6656.8, 7319.5],
-    [0, 4, 9, 13, 15, 16, 17],
-    [500, 1000, 2000, 4000, 8000, None, None],
+from eval.metrics import (
+    _bootstrap_counts,
+    control,
+    flips,
+    mcnemar,
+    mean_interval,
+    measures,
+    paired_difference,
+    performance,
+    power_at,
+    questions_needed,
+    scaling,
 )
-TOKEN_CONDITIONAL = ([7939, 7158, 8263, 7108, 7500], [8, 9, 10, 10, 12], TOKEN_LIMITS)  # Table 11
-TOKEN_CONDITIONAL_FORCED = ([1024, 2048, 4031, 5664, 6330], [1, 9, 10, 10, 12], TOKEN_LIMITS)  # Table 11
-STEP_CONDITIONAL = ([7252, 6277, 5396, 5552, 7551], [10, 7, 10, 11, 10], STEP_LIMITS)  # Table 12
-STEP_CONDITIONAL_FORCED = ([1517, 2963, 4636, 5409, 7551], [7, 7, 10, 11, 10], STEP_LIMITS)  # Table 12
-CLASS_CONDITIONAL = ([8033, 9651], [9, 11], [(None, DEFAULT_RUN), (DEFAULT_RUN, None)])  # Table 13: short, long
-REJECTION_SAMPLING = (  # Figure 6 (its plotted tick labels are cut by 0.5)
-    [2974, 3703, 4344, 4734, 5193, 5293],
-    [12, 11, 10, 9, 8, 7],
-    [3500, 4000, 5000, 6000, 8000, 16000],
-)
-
-# (method, Control, Scaling, Performance of Table 3, scaling to one decimal by our formula)
-TABLE_3 = {
-    "budget forcing": (BUDGET_FORCING, 100, 15, 56.7, 14.8),
-    "token-conditional": (TOKEN_CONDITIONAL, 40, -24, 40.0, -23.8),
-    "token-conditional + forcing": (TOKEN_CONDITIONAL_FORCED, 100, 13, 40.0, 13.2),
-    "step-conditional": (STEP_CONDITIONAL, 60, 3, 36.7, 2.9),
-    "step-conditional + forcing": (STEP_CONDITIONAL_FORCED, 100, 6, 36.7, 6.4),
-    "class-conditional": (CLASS_CONDITIONAL, 50, 25, 36.7, 25.2),
-    "rejection sampling": (REJECTION_SAMPLING, 100, -35, 40.0, -35.5),
-}
-
-
-def percent(num_right):
-    return [100 * k / 30 for k in num_right]
-
-
-@pytest.mark.parametrize("method", TABLE_3)
-def test_table_3_is_reproduced(method):
-    (tokens, num_right, limits), want_control, want_scaling, want_performance, precise = TABLE_3[method]
-    # the paper's scaling of rejection sampling leaves out the 3500 run, whose 40.0 is nonetheless its performance
-    start = 1 if method == "rejection sampling" else 0
-    slope = scaling(tokens[start:], percent(num_right)[start:])
-    assert slope == pytest.approx(precise, abs=0.1)
-    assert slope == pytest.approx(want_scaling, abs=1)
-    assert control(tokens, limits) == pytest.approx(want_control)
-    assert performance(percent(num_right)) == pytest.approx(want_performance, abs=0.05)
-
-
-def test_other_readings_of_scaling_do_not_reproduce_the_table():
-    assert scaling(REJECTION_SAMPLING[0], percent(REJECTION_SAMPLING[1])) == pytest.approx(-28.6, abs=0.1)
-    with_default = scaling([8033, 9651, DEFAULT_RUN], percent([9, 11, 15]))
-    assert with_default == pytest.approx(-15.2, abs=0.1)
-    rounded = [26.7, 30.0, 33.3, 33.3, 40.0]
-    assert scaling(TOKEN_CONDITIONAL[0], rounded) == pytest.approx(-23.4, abs=0.1)
 
 
 def test_scaling_is_the_slope_of_a_line_in_log2():
@@ -77,6 +33,7 @@ def test_scaling_leaves_out_pairs_without_a_slope():
     assert math.isnan(scaling([128, 128], [10, 30]))
     assert math.isnan(scaling([128], [10]))
     assert math.isnan(scaling([], []))
+    assert math.isnan(scaling([0.1 + 0.2, 0.3], [10, 30]))  # one length, two roundings
     with pytest.raises(ValueError):
         scaling([-1, 2], [0, 0])
     with pytest.raises(ValueError):
@@ -158,3 +115,122 @@ def test_flips():
         flips(before, {"a": True})
     with pytest.raises(ValueError):
         flips({"a": 0.5}, {"a": 1.0})
+
+
+def a_grid(num_questions=60, seed=0):
+    """({cell: {question: tokens}}, {cell: {question: score}}, limits) of four budgets."""
+    rng = np.random.default_rng(seed)
+    natural = {f"q{i:02}": int(rng.integers(100, 3000)) for i in range(num_questions)}
+    tokens, scores = {}, {}
+    for budget in (250, 500, 1000, 2000):
+        tokens[f"{budget}"] = {q: float(min(budget, n)) for q, n in natural.items()}
+        scores[f"{budget}"] = {q: float(rng.random() < budget / 2500) for q in natural}
+    return tokens, scores, {"250": 250, "500": 480, "1000": (None, 850), "2000": None}
+
+
+def test_measures_equal_the_measures_of_each_resample():
+    tokens, scores, limits = a_grid()
+    got = measures(tokens, scores, limits, num_resamples=300)
+    (counts,) = _bootstrap_counts(60, 300, seed=0)
+    assert counts.shape == (300, 60) and (counts.sum(axis=1) == 60).all() and counts.max() > 2
+    each = []
+    for row in counts:
+        drawn = [f"q{i:02}" for i in range(60) for _ in range(int(row[i]))]
+        a = [np.mean([tokens[cell][q] for q in drawn]) for cell in tokens]
+        f = [100 * np.mean([scores[cell][q] for q in drawn]) for cell in tokens]
+        each.append([control(a, list(limits.values())), scaling(a, f), performance(f)])
+    a = [np.mean(list(by_question.values())) for by_question in tokens.values()]
+    f = [100 * np.mean(list(by_question.values())) for by_question in scores.values()]
+    value = [control(a, list(limits.values())), scaling(a, f), performance(f)]
+    low, high = np.percentile(each, [2.5, 97.5], axis=0)
+    for i, measure in enumerate((got.control, got.scaling, got.performance)):
+        assert measure == pytest.approx((value[i], low[i], high[i]))
+    assert len(set(np.array(each)[:, 0])) > 1  # a limit near the mean is kept in some resamples only
+
+
+def test_measures_do_not_depend_on_the_order_of_questions_and_are_repeatable():
+    tokens, scores, limits = a_grid(20)
+    backward = [{c: dict(reversed(v.items())) for c, v in by_run.items()} for by_run in (tokens, scores)]
+    assert measures(tokens, scores, limits, 200) == measures(*backward, limits, 200)
+
+
+def test_measures_survive_equal_and_missing_thinking():
+    questions = range(30)
+    tokens = {"none": {q: 0.0 for q in questions}, "a": {q: 100 / 3 for q in questions}}
+    scores = {"none": {q: 0.0 for q in questions}, "a": {q: float(q % 2) for q in questions}}
+    limits = {"none": None, "a": None, "b": None}
+    no_slope = measures(tokens, scores, limits, 50)
+    assert all(math.isnan(x) for x in no_slope.scaling)
+    assert no_slope.performance[0] == 50
+    tokens["b"] = {q: 100 / 3 for q in questions}
+    scores["b"] = {q: float(q % 3 == 0) for q in questions}
+    assert all(math.isnan(x) for x in measures(tokens, scores, limits, 50).scaling)
+    near = {**tokens, "b": {q: 100 / 3 + (q == 0) * 1e-3 for q in questions}}  # equal in a third of the resamples
+    value, low, high = measures(near, scores, limits, 500).scaling
+    assert low <= value <= high and math.isfinite(low) and math.isfinite(high)
+    at_limit = measures(tokens, scores, {"none": 0, "a": 100 / 3 + 1e-9, "b": 33}, 50)
+    assert at_limit.control == (pytest.approx(200 / 3),) * 3
+
+
+def test_measures_refuse_runs_of_different_questions():
+    tokens, scores, limits = a_grid(10)
+    with pytest.raises(ValueError, match="same"):
+        measures(tokens, {**scores, "250": {0: 1.0}}, limits)
+    with pytest.raises(ValueError, match="at least one run"):
+        measures({}, {}, {})
+
+
+def outcomes(wrong_to_right, right_to_wrong, rest):
+    """(before, after) over so many questions."""
+    before = [False] * wrong_to_right + [True] * right_to_wrong + [i % 2 == 0 for i in range(rest)]
+    after = [True] * wrong_to_right + [False] * right_to_wrong + [i % 2 == 0 for i in range(rest)]
+    return dict(enumerate(before)), dict(enumerate(after))
+
+
+def test_mcnemar_is_the_sign_test_of_the_flips():
+    assert mcnemar(*outcomes(9, 1, 20)) == pytest.approx(2 * 11 / 2**10)
+    assert mcnemar(*outcomes(1, 9, 0)) == pytest.approx(2 * 11 / 2**10)
+    assert mcnemar(*outcomes(0, 0, 5)) == mcnemar(*outcomes(3, 3, 5)) == 1.0
+    before, after = outcomes(9, 1, 20)
+    assert mcnemar({**before, "x": None}, {**after, "x": True}) == mcnemar(before, after)
+    with pytest.raises(ValueError):
+        mcnemar({"a": True}, {})
+
+
+@pytest.mark.parametrize(("wins", "losses", "rest"), [(30, 10, 160), (20, 15, 165), (60, 0, 140)])
+def test_so_many_questions_show_a_difference_four_times_in_five(wins, losses, rest):
+    before, after = ({q: float(v) for q, v in side.items()} for side in outcomes(wins, losses, rest))
+    n = questions_needed(after, before)
+    rng = np.random.default_rng(0)
+    won, lost, _ = rng.multinomial(n, np.array([wins, losses, rest]) / 200, size=20_000).T
+    is_seen = 2 * binom.cdf(np.minimum(won, lost), won + lost, 0.5) <= 0.05  # McNemar's exact test
+    assert is_seen.mean() == pytest.approx(0.8, abs=0.05)
+    assert power_at(n, after, before) == pytest.approx(0.8, abs=0.02)
+    assert questions_needed(before, after) == n
+
+
+def test_so_many_questions_show_a_difference_of_means_over_repeats():
+    rng = np.random.default_rng(1)
+    ability = rng.beta(1, 1, 4000)
+    a, b = rng.binomial(4, np.minimum(ability + 0.05, 1)) / 4, rng.binomial(4, ability) / 4
+    n = questions_needed(dict(enumerate(a)), dict(enumerate(b)))
+    differences = (a - b)[rng.integers(4000, size=(4000, n))]
+    t = differences.mean(axis=1) / differences.std(axis=1, ddof=1) * math.sqrt(n)
+    assert (np.abs(t) > 1.96).mean() == pytest.approx(0.8, abs=0.03)
+    assert power_at(n, dict(enumerate(a)), dict(enumerate(b))) == pytest.approx(0.8, abs=0.01)
+
+
+def test_questions_needed_by_hand():
+    before, after = ({q: float(v) for q, v in side.items()} for side in outcomes(15, 5, 80))
+    by_hand = ((1.959964 * math.sqrt(0.2) + 0.841621 * math.sqrt(0.2 - 0.01)) / 0.1) ** 2
+    assert questions_needed(after, before) == math.ceil(by_hand) == 155
+    published = [{q: float(v) for q, v in side.items()} for side in outcomes(45, 5, 50)]
+    assert questions_needed(*published) == 23  # the worked example of powersamplesize.com for Connor's formula
+    assert questions_needed(after, before, difference=0.05) > 600  # half the difference, four times the questions
+    assert questions_needed(after, before, difference=0.5) < 20  # more flips than were seen, or it could not be
+    assert questions_needed(after, after) == math.inf
+    assert questions_needed(after, before, power=0.95) > 155
+    assert questions_needed({0: 1.0, 1: 1.0}, {0: 0.0, 1: 0.0}) == 4  # 1.96 squared
+    assert power_at(100, after, before, difference=0.0) == pytest.approx(0.025)  # one of the two sides
+    with pytest.raises(ValueError, match="same"):
+        questions_needed(after, {0: 1.0})

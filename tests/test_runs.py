@@ -80,30 +80,6 @@ def test_a_failed_run_says_so_and_resumes():
     assert runs.read_record(run.path)["sittings"] == 2 and "error" not in runs.read_record(run.path)
 
 
-@pytest.mark.parametrize("cut", range(1, 12))
-def test_a_torn_last_line_is_cut_off(tmp_path, cut):
-    path = tmp_path / "j.jsonl"
-    journal = runs.Journal(path)
-    for i in range(3):
-        journal.append({"i": i})
-    journal.close()
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-cut])
-    journal = runs.Journal(path)
-    kept = 2 if cut < 9 else 1
-    assert [row["i"] for row in journal.rows] == list(range(kept))
-    for i in range(kept, 3):
-        journal.append({"i": i})
-    journal.close()
-    assert path.read_bytes() == whole
-
-
-def test_a_broken_line_in_the_middle_is_named(tmp_path):
-    (tmp_path / "j.jsonl").write_text('{"i": 0}\n{"i"\n{"i": 2}\n')
-    with pytest.raises(UserError, match="j.jsonl, line 2"):
-        runs.Journal(tmp_path / "j.jsonl")
-
-
 def _hold(ready, release):
     with runs.open_run("data", Config()):
         ready.set()

@@ -10,14 +10,15 @@ import pytest
 from core.config import UserError
 from core.runs import open_run
 from core.types import Segment
+from eval.cells import Cells, cells_of
 from eval.figures import FiguresConfig, main, scaling_figure
 from eval.metrics import mean_interval
-from eval.run import EvalConfig, cell_label
+from eval.run import EvalConfig
 from eval.scores import scores_of
 from eval.summary import curve, load_run, summarise
-from inference.budget import Budget
 
-CELLS = [Budget(n) for n in (16, 32, 64, 128)] + [Budget(128, num_ignore=n) for n in (1, 2)]
+BLOCKS = [Cells([16, 32, 64, 128]), Cells([128], num_ignore=[1, 2])]
+CELLS = cells_of(BLOCKS, "s1", "\nFinal Answer:", 8, False)
 ACCURACY = {16: 0.1, 32: 0.2, 64: 0.5, 128: 0.9}
 
 
@@ -31,11 +32,13 @@ def make_run(name: str, scale: float = 1.0):
     rows = []
     for i in range(40):
         luck = random.Random(f"{name} {i}").random()
-        for budget in CELLS:
+        for cell in CELLS:
+            budget = cell.budget
             segment = Segment("thinking", "sampled", tuple(range(budget.max_thinking_tokens - 2)))
             rows.append({
-                "cell": cell_label(budget), "question_id": f"q{i}", "repeat": 0, "segments": [asdict(segment)],
-                "ended": "budget", "num_ignored": budget.num_ignore, "repetition": False, "domain": "ab"[i % 2],
+                "benchmark": "questions", "cell": cell.label, "question_id": f"q{i}", "repeat": 0,
+                "segments": [asdict(segment)], "ended": "budget",
+                "num_ignored": budget.num_ignore, "repetition": False, "domain": "ab"[i % 2],
                 "num_thinking_tokens": budget.max_thinking_tokens - 2, "num_answer_tokens": 3,
                 "correct": luck < scale * ACCURACY[budget.max_thinking_tokens] - 0.1 * budget.num_ignore,
             })  # fmt: skip
@@ -43,7 +46,7 @@ def make_run(name: str, scale: float = 1.0):
         journal = run.journal("samples.jsonl")
         for row in rows:
             journal.append(row)
-        cells = scores_of(rows, {cell_label(b): asdict(b) for b in CELLS})
+        cells = scores_of(rows, ["questions"], CELLS)
         (run.path / "scores.json").write_text(json.dumps({"cells": cells}))
         run.finish()
     return run.path

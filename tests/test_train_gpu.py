@@ -12,7 +12,7 @@ import pytest
 from benchmarks.step_time import LayerTime, Plan, StepTime, all_to_all_seconds, fit_head, fit_layer, layer_flops
 from benchmarks.train_gpu import Bench, TrainGpuConfig, derive, main, rows_of
 from core.config import UserError
-from train.cost import QWEN25
+from core.cost import QWEN25
 from train.steps import visits
 
 ROOT = Path(__file__).parent.parent

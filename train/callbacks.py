@@ -15,8 +15,8 @@ from torch import distributed
 from transformers import TrainerCallback
 
 from core.config import UserError
+from core.journal import Journal
 from core.log import duration, say
-from core.runs import Journal
 from core.types import write_jsonl
 from train.resume import mark_complete, remove, remove_older, remove_unfinished
 

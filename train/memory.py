@@ -8,7 +8,7 @@ figures follow from its settings).
 
 from dataclasses import dataclass
 
-from train.cost import ModelShape
+from core.cost import ModelShape
 
 # What torch sees of a card, in bytes; less than the maker's figure.
 GPU_BYTES = {

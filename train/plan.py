@@ -19,9 +19,9 @@ from typing import Any
 
 from core.chat import ChatFormat
 from core.config import UserError, build, option, run_entry
+from core.cost import PEAK_FLOPS, QWEN25, ModelShape
 from core.log import duration, say
 from core.runs import open_run
-from train.cost import PEAK_FLOPS, QWEN25, ModelShape
 from train.lengths import draw_lengths, read_histogram
 from train.memory import GPU_BYTES, RESERVED_BYTES, Memory, Setup, lora_parameters, memory
 from train.sft import SftConfig, check, read_rows

@@ -19,12 +19,12 @@ from typing import Any
 from core.chat import ChatFormat
 from core.conditional import conditional
 from core.config import UserError, option, run_entry
+from core.cost import ModelShape
 from core.log import say
 from core.runs import Run, open_run, read_record, run_path
 from core.types import read_jsonl, write_jsonl
 from train import modelcard
 from train.backends import CHECKPOINTING, check_backend, set_environment
-from train.cost import ModelShape
 from train.dataset import FlatBatches, check_context, load_traces, tokenize
 from train.export import DTYPES, check_push, push, save_model, smoke
 from train.resume import check_resumable, last_checkpoint, remove_checkpoints

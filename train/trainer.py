@@ -16,9 +16,9 @@ from transformers.utils.logging import disable_progress_bar
 from trl import SFTConfig, SFTTrainer
 
 from core.config import UserError, is_disk_full
+from core.cost import peak_flops
 from train import attention, backends
 from train.callbacks import CheckSharded
-from train.cost import peak_flops
 from train.dataset import FlatBatches
 
 

@@ -1,4 +1,4 @@
-"""What a model costs by arithmetic: its parameters and the FLOPs of an example. Needs no torch and no weights."""
+"""What a model costs by arithmetic: its parameters, the FLOPs of an example or a sample. Needs no torch, no weights."""
 
 import json
 from collections.abc import Mapping
@@ -127,8 +127,12 @@ class ModelShape:
         """Forward and backward of one causal example: 2 FLOPs a parameter and token forward, 4 backward; attention
         likewise over the half of the matrix that is not masked. Recomputation is not counted (the convention of MFU).
         """
+        return 3 * self.forward_flops(num_tokens)
+
+    def forward_flops(self, num_tokens: int) -> float:
+        """Forward alone: so many tokens of one sequence read or sampled, each once (its keys and values are kept)."""
         attention = self.num_layers * self.num_attention_heads * self.head_dim
-        return 6.0 * num_tokens * (self.num_matmul_parameters + attention * num_tokens)
+        return 2.0 * num_tokens * (self.num_matmul_parameters + attention * num_tokens)
 
 
 def _qwen25(layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int, vocab: int, tied: bool):
