@@ -207,10 +207,11 @@ def main(config: SweepConfig) -> None:
     print(f"{len(questions)} questions, {len(cells)} cells, context {engine.max_model_len}, answers of at most "
           f"{config.max_answer_tokens}, engine {engine.fingerprint}, {config.repeats} repeats\n")  # fmt: skip
     measured = compare(engine, make_grid, config.repeats)
-    print(table(measured))
-    print("\ntemperature 0:\n" + cell_by_cell({name: runs[-1] for name, runs in measured.items()}))
-    warm = {name: measure(way, engine, make_grid(Sampling(temperature=1.0))) for name, way in WAYS.items()}
-    print("\ntemperature 1, one seed a question:\n" + cell_by_cell(warm))
+    print("temperature 0:\n" + table(measured))
+    print(cell_by_cell({name: runs[-1] for name, runs in measured.items()}))
+    warm = compare(engine, lambda: make_grid(Sampling(temperature=1.0)), repeats=1)
+    print("\ntemperature 1, one seed a question:\n" + table(warm))
+    print(cell_by_cell({name: runs[-1] for name, runs in warm.items()}))
     print("\n" + scripted_cost(chat, first=600, again=40, answer=70))
     engine.close()
 

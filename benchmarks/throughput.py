@@ -25,8 +25,8 @@ from core.journal import Journal
 from core.log import Progress
 from eval.cells import Cells, cells_of
 from eval.draw import Task, draw, load_questions, tasks_of
-from eval.run import shape_of
 from eval.samples import graded_beside, graded_row
+from eval.sampling import shape_of
 from inference.budget import Budget, ForcedDecode
 from inference.continuations import ContinuationStore
 from inference.engine import GREEDY, Delta, Driver, Engine, EngineConfig, load_engine
@@ -104,31 +104,46 @@ def bare_llm(model: str, engine: "VllmEngine") -> Any:
         return LLM(model, skip_tokenizer_init=True)
 
 
-def compare(ways: dict[str, Callable[[], int]], engine: Engine, repeats: int) -> dict[str, list[tuple[float, int]]]:
-    """{way: (seconds, sampled tokens) of each repeat}; who goes first alternates."""
-    measured: dict[str, list[tuple[float, int]]] = {name: [] for name in ways}
+@dataclass(frozen=True)
+class Measured:
+    """cpu_seconds: of all threads of this process, which other processes of the machine do not lengthen by much."""
+
+    seconds: float
+    cpu_seconds: float
+    num_sampled: int
+
+
+def compare(ways: dict[str, Callable[[], int]], engine: Engine, repeats: int) -> dict[str, list[Measured]]:
+    """Each way `repeats` times; who goes first alternates."""
+    measured: dict[str, list[Measured]] = {name: [] for name in ways}
     with Progress("throughput", repeats * len(ways), "measurements") as progress:
         for repeat in range(repeats):
             for name in sorted(ways, reverse=bool(repeat % 2)):
                 engine.reset_prefix_cache()
-                started = time.perf_counter()
+                started, cpu = time.perf_counter(), time.process_time()
                 num_sampled = ways[name]()
-                measured[name].append((time.perf_counter() - started, num_sampled))
+                done = Measured(time.perf_counter() - started, time.process_time() - cpu, num_sampled)
+                measured[name].append(done)
                 progress.update(sum(map(len, measured.values())), name)
     return measured
 
 
-def table(measured: dict[str, list[tuple[float, int]]]) -> str:
+def table(measured: dict[str, list[Measured]]) -> str:
     """Medians, and the ratio of the rates within each repeat."""
-    lines = [f"{'way':<14} {'seconds (min, median, max)':<28} {'tokens':>7} {'tokens/s':>9}"]
-    rates = {name: [tokens / seconds for seconds, tokens in runs] for name, runs in measured.items()}
+    lines = [f"{'way':<13} {'seconds (min, median, max)':<28} {'CPU seconds':>11} {'tokens':>7} {'tokens/s':>9}"]
     for name, runs in measured.items():
-        seconds = [s for s, _ in runs]
-        shown = f"{min(seconds):.2f}, {statistics.median(seconds):.2f}, {max(seconds):.2f}"
-        lines.append(f"{name:<14} {shown:<28} {runs[-1][1]:>7,} {statistics.median(rates[name]):>9,.1f}")
-    ratios = [ours / bare for ours, bare in zip(rates["evaluator"], rates["LLM.generate"], strict=True)]
-    lines.append(f"evaluator / LLM.generate: {statistics.median(ratios):.3f} (of {len(ratios)} repeats: "
-                 f"{', '.join(f'{r:.3f}' for r in sorted(ratios))})")  # fmt: skip
+        seconds = sorted(m.seconds for m in runs)
+        shown = f"{seconds[0]:.2f}, {statistics.median(seconds):.2f}, {seconds[-1]:.2f}"
+        cpu, rate = (statistics.median(values) for values in
+                     ([m.cpu_seconds for m in runs], [m.num_sampled / m.seconds for m in runs]))  # fmt: skip
+        lines.append(f"{name:<13} {shown:<28} {cpu:>11.2f} {runs[-1].num_sampled:>7,} {rate:>9,.1f}")
+    for unit in ("seconds", "cpu_seconds"):
+        pairs = zip(measured["evaluator"], measured["LLM.generate"], strict=True)
+        ratios = sorted(
+            ours.num_sampled / getattr(ours, unit) / (bare.num_sampled / getattr(bare, unit)) for ours, bare in pairs
+        )
+        lines.append(f"tokens by {unit.replace('_', ' ')}, evaluator / LLM.generate: {statistics.median(ratios):.3f} "
+                     f"(repeats: {', '.join(f'{r:.3f}' for r in ratios)})")  # fmt: skip
     return "\n".join(lines)
 
 

@@ -4,8 +4,9 @@
     python -m eval.compare runs=[...] "pairs=[{a: {run: a, cell: max=512}, b: {run: b, cell: max=512}}]"
     python -m eval.compare runs=[...] "optimal={run: other-seed, cell: max=auto}"
 
-Every cell is compared with the first one of its benchmark, or the pairs that are named, over the same questions. Writes
-compare.json, compare.md and compare.png.
+Every cell is compared with the first one of its benchmark, or the pairs that are named, over the same questions. With
+`optimal`, the best method per difficulty is chosen on one half of the questions and reported on the other; let a run of
+another seed say what is difficult. Writes compare.json, compare.md and compare.png.
 """
 
 import json
@@ -16,7 +17,7 @@ from typing import Any
 from core.config import UserError, option, run_entry
 from core.log import say
 from core.runs import finished, open_run, read_record
-from eval.compare_report import name_of, picture, to_markdown
+from eval.compare_report import name_of, picture, to_markdown, tokens_of
 from eval.comparison import (
     EvalCell,
     against_reference,
@@ -43,18 +44,17 @@ class Pair:
 @dataclass
 class Optimal(CellName):
     num_bins: int = option(5, help="of difficulty, of about the same size")
-    budgets: list[float] = option([], help="mean tokens a question; none named: the price of each cell")
+    budgets: list[float] = option([], help="mean tokens a question; none named: doublings of the cheapest")
 
 
 @dataclass
 class CompareConfig:
     runs: list[str] = option(help="finished runs of eval.run")
     name: str = option("cells", help="run name; the folder is outputs/compare/<name>-<digest>")
-    pairs: list[Pair] = option([], help="cells to compare: a minus b; none named: every cell minus the first")
+    pairs: list[Pair] = option([], help="{a: {run, cell}, b: {run, cell}}: a minus b; none: every cell minus the first")
     common: bool = option(False, help="where questions differ, compare those that both have")
     optimal: Optimal | None = option(
-        None,
-        help="compute-optimal choice among the cells, by the difficulty that this cell shows (best of a run apart)",
+        None, help="{run, cell, num_bins, budgets}: compute-optimal choice, difficulty being the scores in this cell"
     )
     num_resamples: int = option(10_000, help="of the bootstraps")
     seed: int = option(0, help="of the bootstraps and of the halves of the compute-optimal choice")
@@ -131,7 +131,7 @@ def _print(result: dict[str, Any]) -> None:
     for benchmark, methods in result["methods"].items():
         say(f"{benchmark}: {'tokens':>8} {'accuracy':>9}  95% interval")
         for m in methods:
-            say(f"{benchmark}: {m['tokens']:>8,.0f} {m['accuracy']:>8.1f}%  [{m['low']:.1f}, {m['high']:.1f}]  "
+            say(f"{benchmark}: {tokens_of(m):>8} {m['accuracy']:>8.1f}%  [{m['low']:.1f}, {m['high']:.1f}]  "
                 f"{'*' if m['best_so_far'] else ' '} {m['run']} {m['method']}")  # fmt: skip
     for optimal in result["optimal"]:
         for p in optimal["points"]:
@@ -142,7 +142,7 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def main(config: CompareConfig) -> Path:
-    inputs = {f"run {i}": path for i, path in enumerate(config.runs)}
+    inputs = {f"run {name}": path for name, path in named_runs(config.runs).items()}
     with open_run("compare", config, inputs) as run:
         if run.is_done:
             return run.path

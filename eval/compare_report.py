@@ -42,6 +42,10 @@ def name_of(cell: dict[str, Any]) -> str:
     return f"{cell['run']} {cell['cell']}"
 
 
+def tokens_of(method: Row) -> str:
+    return "-" if method["tokens"] is None else f"{method['tokens']:,.0f}"
+
+
 def _table(columns: list[str], rows: list[list[str]]) -> str:
     """Columns whose name ends in a colon are numbers, set to the right."""
     rule = ["--:" if name.endswith(":") else "---" for name in columns]
@@ -86,7 +90,7 @@ def _pairs_notes(pairs: list[Row]) -> str:
 
 def _methods_table(methods: list[Row]) -> str:
     rows = [
-        [f"{m['tokens']:,.0f}", f"{m['accuracy']:.1f}%", "*" if m["best_so_far"] else "",
+        [tokens_of(m), f"{m['accuracy']:.1f}%", "*" if m["best_so_far"] else "",
          _interval(m["low"], m["high"]), str(m["num_questions"]), m["method"], m["run"]]
         for m in methods
     ]  # fmt: skip
@@ -117,6 +121,7 @@ def picture(methods_of: dict[str, list[Row]]):
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"font.size": 9, "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False})
+    methods_of = {name: [m for m in methods if m["tokens"] is not None] for name, methods in methods_of.items()}
     series = list(dict.fromkeys((m["run"], m["family"]) for methods in methods_of.values() for m in methods))
     columns = min(3, len(methods_of))
     rows = -(-len(methods_of) // columns)

@@ -46,17 +46,22 @@ class EvalCell:
         return len(self.rows) > len(self.questions)
 
     def tokens(self) -> dict[str, float]:
-        """{question: mean tokens sampled for an answer}, thinking and answer, all tries and paths."""
+        """{question: mean tokens sampled for an answer}, thinking and answer, all tries and paths; without questions
+        of which that is not known (some chat endpoints and imported logs do not say)."""
         prices: dict[str, list[float]] = {}
         for row in self.rows:
-            prices.setdefault(row["question_id"], []).append(_num_sampled(row))
+            num_sampled = _num_sampled(row)
+            if num_sampled is not None:
+                prices.setdefault(row["question_id"], []).append(num_sampled)
         return {question: fmean(tokens) for question, tokens in prices.items()}
 
 
-def _num_sampled(row: Row) -> float:
+def _num_sampled(row: Row) -> float | None:
     """Rows of before costs were recorded have the tokens of thinking and answer alone."""
-    sampled = row.get("num_sampled_tokens")
-    return row["num_thinking_tokens"] + row["num_answer_tokens"] if sampled is None else sampled
+    if row.get("num_sampled_tokens") is not None:
+        return row["num_sampled_tokens"]
+    parts = row["num_thinking_tokens"], row["num_answer_tokens"]
+    return None if None in parts else sum(parts)
 
 
 def load_cells(path: str | Path, run: str) -> tuple[list[EvalCell], list[Row]]:
@@ -188,15 +193,16 @@ def methods_by_price(cells: Sequence[EvalCell], votes: Sequence[Row], benchmark:
     """Every method on a benchmark, the cheapest first; what could not be graded at all is left out.
 
     family: the curve that the method is a point of. is_bound: pass@k, which nobody can do without knowing the answers.
-    best_so_far: more accurate than everything cheaper, bounds aside.
+    best_so_far: more accurate than everything cheaper, bounds aside. tokens is None, and comes last, where not known.
     """
     methods = []
     for cell in cells:
         graded = by_question(cell.rows)
         if cell.benchmark == benchmark and graded:
+            prices = cell.tokens()
             family = cell.settings.get("method", "budget_forcing").replace("_", " ")
             methods.append({"run": cell.run, "method": cell.cell, "family": family,
-                            "tokens": fmean(cell.tokens().values()), **_accuracy(graded),
+                            "tokens": fmean(prices.values()) if prices else None, **_accuracy(graded),
                             "num_questions": len(graded), "is_bound": False})  # fmt: skip
     for vote in votes:
         if vote.get("benchmark", "questions") == benchmark and vote["accuracy"] is not None:
@@ -204,10 +210,11 @@ def methods_by_price(cells: Sequence[EvalCell], votes: Sequence[Row], benchmark:
             family = f"{_method_name(vote)}@k {vote['cell']}"
             methods.append({"run": vote["run"], "method": vote_name(vote), "family": family, **numbers,
                             "is_bound": vote["method"] == BOUND})  # fmt: skip
-    methods.sort(key=lambda m: (m["tokens"], -m["accuracy"]))
+    methods.sort(key=lambda m: (math.inf if m["tokens"] is None else m["tokens"], -m["accuracy"]))
     best = -math.inf
     for method in methods:
-        method["best_so_far"] = not method["is_bound"] and method["accuracy"] > best
+        is_point = method["tokens"] is not None and not method["is_bound"]
+        method["best_so_far"] = is_point and method["accuracy"] > best
         best = method["accuracy"] if method["best_so_far"] else best
     return methods
 
@@ -223,7 +230,8 @@ def optimal_choice(
     seed: int,
 ) -> Row:
     """The compute-optimal choice (eval/optimal.py) among the other cells and their votes, by the mean scores in
-    the cell `difficulty`. Scores from 0 to 1. A vote is a choice where its scores are known question by question.
+    the cell `difficulty`. Scores from 0 to 1. A vote is a choice where its scores are known question by question, a
+    cell where its tokens are known.
 
     Raises UserError for nothing to choose from, or different questions unless common.
     """
@@ -237,8 +245,8 @@ def optimal_choice(
                 f"optimal: {different} questions are in one of {cell.label} and {difficulty.label} only; "
                 "common=true takes those in all"
             )
-    scores = {cell.label: _means(cell) for cell in others}
-    tokens = {cell.label: cell.tokens() for cell in others}
+    tokens = {cell.label: prices for cell in others if (prices := cell.tokens())}
+    scores = {cell.label: _means(cell) for cell in others if cell.label in tokens}
     own_cells = {(cell.run, cell.benchmark, cell.cell) for cell in others}
     for vote in votes:
         is_of_others = (vote["run"], vote.get("benchmark", "questions"), vote["cell"]) in own_cells
@@ -246,9 +254,12 @@ def optimal_choice(
             label = f"{vote['run']} {vote_name(vote)}"
             scores[label], tokens[label] = vote["scores"], vote["prices"]
     hardness = _means(difficulty)
-    questions = sorted(set(hardness).intersection(*scores.values()))
-    if len(questions) < 2:
-        raise UserError(f"optimal: {len(questions)} questions of {difficulty.benchmark} have a score everywhere")
+    questions = sorted(set(hardness).intersection(*scores.values(), *tokens.values()))
+    if not scores or len(questions) < 2:
+        raise UserError(
+            f"optimal: {difficulty.benchmark} has {len(scores)} methods whose tokens are known, and {len(questions)} "
+            "questions with a score and tokens in all of them"
+        )
     of_all = [{label: {q: by[label][q] for q in questions} for label in scores} for by in (scores, tokens)]
     difficulties = {q: hardness[q] for q in questions}
     points = compute_optimal(*of_all, difficulties, budgets or None, num_bins, seed, num_resamples)

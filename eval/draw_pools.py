@@ -151,25 +151,25 @@ class DrawnSearch:
     def row(self, chat: ChatFormat, shape: ModelShape | None) -> Row:
         """paths: a leaf each, in the order in which they ended. chosen: which of them speaks."""
         search, task = self.search, self.task
-        paths, forced = [], 0
-        for leaf in search.leaves:
-            own = graded_row(Drawn(task, leaf.sample, self.seconds), chat)
-            forced += own["num_forced_tokens"]
-            paths.append({name: own[name] for name in PATH_COLUMNS} | {"score": leaf.score})
-        failed = [path for path in paths if path["ended"] == "error"]
-        row = own | {
-            "paths": paths,
+        leaves = [graded_row(Drawn(task, leaf.sample, self.seconds), chat) for leaf in search.leaves]
+        scores = [leaf.score for leaf in search.leaves]
+        row = leaves[0] | {
+            "paths": [
+                {name: leaf[name] for name in PATH_COLUMNS} | {"score": score}
+                for leaf, score in zip(leaves, scores, strict=True)
+            ],
             "select": search.config.select,
             "num_thinking_tokens": search.cost["thinking"],
             "num_answer_tokens": search.cost["answer"],
             "num_sampled_tokens": search.cost["thinking"] + search.cost["answer"],
-            "num_forced_tokens": forced,
-            "num_prompt_tokens": search.config.n * leaf.sample.num_prompt_tokens,
+            "num_forced_tokens": sum(leaf["num_forced_tokens"] for leaf in leaves),
+            "num_prompt_tokens": search.config.n * leaves[0]["num_prompt_tokens"],
             "num_cached_tokens": search.cost["cached"],
             "num_scorer_tokens": search.cost["scorer"],
         }
-        row = decided(with_flops(row, shape), task.question)
-        return row | {name: failed[0][name] for name in ("ended", "error") if failed}
+        failed = [leaf for leaf in leaves if leaf["ended"] == "error"]
+        why = {name: failed[0][name] for name in ("ended", "error")} if failed else {}
+        return decided(with_flops(row, shape), task.question) | why
 
 
 PATH_COLUMNS = ("segments", "ended", "answer_finish", "repetition", "error", "mean_logprob", "response",

@@ -53,10 +53,11 @@ def write_harness_results(run_path: Path, questions: Mapping[str, Sequence[Quest
     scores = {score["cell"]: score for score in json.loads((run_path / "scores.json").read_text())["cells"]}
     date = datetime.fromisoformat(record["started"]).replace(tzinfo=None).isoformat().replace(":", "-")
     files = []
+    folders = folder_names(list(rows))
     for cell, by_task in rows.items():
         settings = generation_settings(config, scores.get(cell, {}))
         samples = {task: task_samples(own, questions[task], settings) for task, own in by_task.items()}
-        folder = run_path / "harness" / re.sub(r"[^\w.=-]+", "_", cell)
+        folder = run_path / "harness" / folders[cell]
         folder.mkdir(parents=True, exist_ok=True)
         for task, lines in samples.items():
             write_jsonl(folder / f"samples_{task}_{date}.jsonl", lines)
@@ -64,6 +65,16 @@ def write_harness_results(run_path: Path, questions: Mapping[str, Sequence[Quest
         results = results_of(record, config, settings, samples, {task: len(questions[task]) for task in by_task})
         files[-1].write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return files
+
+
+def folder_names(cells: Sequence[str]) -> dict[str, str]:
+    """{label of a cell: name of its folder}, which has no character that shells or file systems mind."""
+    names: dict[str, str] = {}
+    for cell in cells:
+        name = re.sub(r"[^\w.=-]+", "_", cell)
+        same = sum(re.sub(r"[^\w.=-]+", "_", other) == name for other in names)  # text='!' and text='?'
+        names[cell] = f"{name}.{same + 1}" if same else name
+    return names
 
 
 def generation_settings(config: Row, score: Row) -> Row:

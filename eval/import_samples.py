@@ -8,8 +8,9 @@
 Every answer is graded again, by our grader and from the answer part alone; the log's own verdict stays in the row
 (`original_correct`), and how often the two agree is printed. Thinking that nothing closed has no answer.
 
-The folder is that of an eval run, with a file more: questions.jsonl. Questions keep the ids they have in eval.run, so
-runs can be paired. A file's task is its benchmark, and its generation settings say which cell it is.
+The folder is that of an eval run, with a file more: questions.jsonl. Benchmarks and questions have the names and ids of
+eval.run, so runs can be paired; a file's generation settings say which cell it is. With regrade=true the same command
+grades an import again, after the grader has changed.
 """
 
 import json
@@ -24,24 +25,32 @@ from core.chat import PROFILES
 from core.conditional import CLASS_PROMPTS, UNITS
 from core.config import UserError, option, run_entry
 from core.log import Progress, say
-from core.runs import open_run
-from core.types import AnswerType, Question, question_id, write_jsonl
+from core.runs import Run, open_run
+from core.types import AnswerType, Question, question_id, read_jsonl, write_jsonl
 from eval.benchmark_rows import BadRow, reference_of, with_options
 from eval.cells import Cell, Cells, cells_of
 from eval.grading import grade
 from eval.harness import LoggedSample, budget_of, read_log, results_beside, task_of
-from eval.samples import Row, graded_beside, verdict
-from eval.score_tables import print_cells
+from eval.parallel_scores import overall, parallel_of, question_by_question
+from eval.samples import Row, graded_beside, regraded, verdict
+from eval.score_tables import print_cells, print_parallel
 from eval.scores import scores_of
 
 QUESTION_COLUMNS = ("problem", "question", "Question", "Problem", "prompt")
 OPTION_COLUMNS = ("choice1", "choice2", "choice3", "choice4")
 # By a word of the task's name; the first that fits
 ANSWER_TYPES = {
-    "gpqa": "letter", "mmlu": "letter", "arc": "letter",
+    "gpqa": "letter", "mmlu": "letter",
     "aime": "integer", "amc": "integer", "gsm": "integer",
     "math": "latex", "minerva": "latex", "hmmt": "latex",
 }  # fmt: skip
+# Tasks of the released evaluator that are ours by another name (configs/benchmarks)
+BENCHMARKS = {
+    "aime24_nofigures": "aime24",
+    "aime25_nofigures": "aime25",
+    "openai_math": "math500",
+    "gpqa_diamond_openai": "gpqa_diamond",
+}
 CUE = "Final Answer:"
 
 
@@ -54,6 +63,7 @@ class ImportConfig:
     answer_type: str | None = option(None, help="integer, letter, latex, open; null: by the name of the task")
     max_model_len: int | None = option(None, help="context it was evaluated with, for eval.sample_stats")
     limit: int | None = option(None, help="only the first so many documents of each file")
+    regrade: bool = option(False, help="grade a finished import again", affects_result=False)
 
 
 @dataclass(frozen=True)
@@ -102,40 +112,55 @@ def main(config: ImportConfig) -> Path:
             raise UserError(f"{first} and {log.path} are both {log.benchmark} {log.cell.label}; import them separately")
     inputs = {f"{log.benchmark} {log.cell.label}": str(log.path) for log in logs}
     with open_run("eval", config, inputs) as run:
-        if run.is_done:
+        if run.is_done and not config.regrade:
             return run.path
-        count = token_counter(config.tokenizer)
-        journal = run.journal("samples.jsonl")
-        todo = [response for log in logs for response in responses_of(log)][len(journal.rows) :]
-        rows = list(journal.rows)
-        with Progress(f"import {config.name}", len(rows) + len(todo), "samples", len(rows)) as progress:
-            for row in graded_beside(todo, lambda response: row_of(response, config.profile, count)):
-                journal.append(row)
-                rows.append(row)
-                progress.update(len(rows))
         questions = {(log.benchmark, q.id): q for log in logs for q in log.questions}
+        if run.is_done:
+            before = read_jsonl(run.path / "samples.jsonl")
+            rows = [regraded(row, questions[row["benchmark"], row["question_id"]]) for row in before]
+            write_jsonl(run.path / "samples.jsonl", rows)
+        else:
+            rows = graded(logs, config, run)
         write_jsonl(run.path / "questions.jsonl", {q.id: q for q in questions.values()}.values())
         scores = [score for log in logs for score in scores_of(rows, [log.benchmark], [log.cell])]
-        (run.path / "scores.json").write_text(json.dumps({"cells": scores, "measures": []}, indent=2) + "\n")
+        votes = [vote for log in logs for vote in parallel_of(rows, {log.benchmark: log.questions}, [log.cell])]
+        entries = {"cells": scores, "parallel": [overall(vote) for vote in votes], "measures": []}
+        (run.path / "scores.json").write_text(json.dumps(entries, indent=2) + "\n")
+        write_jsonl(run.path / "parallel.jsonl", map(question_by_question, votes))
         warn_of_missing_delimiters(rows, config.profile)
         print_cells(config.name, scores)
-        accuracy: dict[str, dict[str, float]] = {}
-        for score in scores:
-            accuracy.setdefault(score["benchmark"], {})[score["cell"]] = score["accuracy"]
+        print_parallel(config.name, entries["parallel"])
+        accuracy = {f"{score['benchmark']} {score['cell']}": score["accuracy"] for score in scores}
         models = sorted({log.model for log in logs if log.model})
         run.finish(accuracy=accuracy, agreement=print_agreement(rows), models=models)
     return run.path
 
 
+def graded(logs: Sequence[Log], config: ImportConfig, run: Run) -> list[Row]:
+    """The rows of all responses; those that an earlier sitting has graded come from its journal."""
+    journal = run.journal("samples.jsonl")
+    rows = list(journal.rows)
+    responses = [response for log in logs for response in responses_of(log)]
+    count = token_counter(config.tokenizer)
+    with Progress(f"import {config.name}", len(responses), "samples", len(rows)) as progress:
+        todo = responses[len(rows) :]
+        for row in graded_beside(todo, lambda response: row_of(response, config.profile, count)):
+            journal.append(row)
+            rows.append(row)
+            progress.update(len(rows))
+    return rows
+
+
 def read(path: Path, config: ImportConfig) -> Log:
     """Raises UserError for a broken line, an unknown answer type, or a document without question or answer."""
-    benchmark = task_of(path)
+    task = task_of(path).removesuffix("_agg64")  # 64 samples of the same questions
+    benchmark = BENCHMARKS.get(task, task)
     samples = read_log(path)[: config.limit]
     results = results_beside(path) or {}
-    answer_type = config.answer_type or next((t for word, t in ANSWER_TYPES.items() if word in benchmark), None)
+    answer_type = config.answer_type or next((t for word, t in ANSWER_TYPES.items() if word in task), None)
     if answer_type not in get_args(AnswerType):
         raise UserError(
-            f"{path}: task {benchmark!r} does not say what its answers are; set answer_type to integer, letter, latex "
+            f"{path}: task {task!r} does not say what its answers are; set answer_type to integer, letter, latex "
             "or open"
         )
     cell = cell_of(samples[0], results.get("config", {}).get("model_args"), config.profile)

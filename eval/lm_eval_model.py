@@ -14,6 +14,7 @@ Everything but the model is the harness's (python -m eval.lm_eval_model run --he
     return_thinking       true: responses hold the thinking and the delimiters as well, as the released evaluator's did
     seed                  of the sampling, where a task or --gen_kwargs asks for a temperature above 0
     backend, dtype, max_model_len, max_num_seqs, revision      as `engine` in eval.run
+    options               the same, as JSON: --model_args '{"pretrained": ..., "options": {"tensor_parallel_size": 8}}'
 
 A response is the answer alone: thinking that was cut off is never a part of it, and only there the stop strings of a
 task (`until`) are looked for. A task's prompt becomes the user's message; with --apply_chat_template the harness builds
@@ -41,7 +42,7 @@ from inference.engine import EngineConfig, Sampling, open_driver
 
 BUDGET_KEYS = frozenset(f.name for f in fields(Budget))
 SAMPLING_KEYS = frozenset(f.name for f in fields(Sampling))
-ENGINE_KEYS = frozenset(f.name for f in fields(EngineConfig)) - {"options"}
+ENGINE_KEYS = frozenset(f.name for f in fields(EngineConfig))
 HARNESS_KEYS = frozenset({"batch_size", "max_batch_size", "device"})  # the harness passes them to every model
 NO_LOGLIKELIHOOD = (
     "the task compares log-likelihoods of given answers, and there is no thinking in those; take a task that "
@@ -116,6 +117,8 @@ class BudgetForcingLM(LM):
         unknown = sorted(set(more) - BUDGET_KEYS - ENGINE_KEYS - HARNESS_KEYS)
         if unknown:
             raise UserError(f"--model_args: unknown key {unknown[0]!r}; see the first lines of eval/lm_eval_model.py")
+        if not isinstance(more.get("options", {}), dict):
+            raise UserError("--model_args: options is a mapping, which takes JSON: '{\"options\": {...}, ...}'")
         self.budget = checked_budget({key: value for key, value in more.items() if key in BUDGET_KEYS})
         self.system, self.return_thinking, self.seed = system, return_thinking, seed
         self._told: set[str] = set()

@@ -84,7 +84,7 @@ def compute_optimal(
 
     tokens: {method: {question: mean total tokens}}. difficulty: {question: any number}.
     budgets: mean tokens a question; a method may be chosen where its mean over all questions is within the budget. None
-        is the mean of each method, so that each point has one method more. Choosing by bins can spend more than the
+        is the price of the cheapest method, doubled until all are within it. Choosing by bins can spend more than the
         budget where the dear questions of two methods lie in different bins: what was spent is in optimal_tokens.
 
     Of equally good methods the cheaper is chosen; a bin without a question on the half that is chosen on takes the best
@@ -100,11 +100,17 @@ def compute_optimal(
     bins = difficulty_bins(difficulty, num_bins)
     parts = halves(bins, seed)
     points = []
-    for budget in sorted(set(price.values())) if budgets is None else budgets:
+    for budget in _doublings(*(price[by_price[i]] for i in (0, -1))) if budgets is None else budgets:
         methods = [method for method in by_price if price[method] <= budget]
         if methods:
             points.append(_point(budget, {m: scores[m] for m in methods}, tokens, bins, parts, num_resamples, seed))
     return points
+
+
+def _doublings(lowest: float, highest: float) -> list[float]:
+    """lowest, doubled until it reaches highest, which comes last."""
+    num_doublings = math.ceil(math.log2(highest / lowest)) if lowest > 0 else 0
+    return [lowest * 2**i for i in range(num_doublings)] + [highest]
 
 
 def _point(budget: float, scores: Scores, tokens: Scores, bins, parts, num_resamples: int, seed: int) -> OptimalPoint:

@@ -66,7 +66,7 @@ def _of_samples(by_question: dict[str, list[Row]], types: dict[str, str], ks: Se
         for k in ks or _powers_of_two(most):
             values = {question: estimate(own, k) for question, own in candidates.items() if len(own) >= k}
             if values:
-                prices = {question: k * tokens[question] for question in tokens}
+                prices = {question: each and k * each for question, each in tokens.items()}
                 entries.append(_entry(method, k, values, prices, k * read if method in SCORED else 0.0))
     return entries
 
@@ -91,14 +91,15 @@ def _of_leaves(by_question: dict[str, list[Row]], types: dict[str, str]) -> list
 
 
 def _entry(
-    method: str, k: int, values: dict[str, float], tokens: dict[str, float], scorer_tokens: float
+    method: str, k: int, values: dict[str, float], tokens: dict[str, float | None], scorer_tokens: float
 ) -> dict[str, Any]:
-    """values, tokens: of each question; values 0 to 1."""
+    """values, tokens: of each question; values 0 to 1. Mean tokens are None where those of one question are."""
     scores = {question: min(1.0, max(0.0, float(value))) for question, value in values.items()}
     accuracy, low, high = (100.0 * x for x in mean_interval({question: [s] for question, s in scores.items()}))
     error = 100.0 * math.hypot(*(getattr(value, "stderr", 0.0) for value in values.values())) / len(values)
+    mean_tokens = None if None in tokens.values() else fmean(tokens.values())
     return {"method": method, "k": k, "accuracy": accuracy, "low": low, "high": high, "num_questions": len(values),
-            "tokens": fmean(tokens.values()), "scorer_tokens": scorer_tokens, "sampling_error": error,
+            "tokens": mean_tokens, "scorer_tokens": scorer_tokens, "sampling_error": error,
             "scores": scores, "prices": {question: tokens[question] for question in scores}}  # fmt: skip
 
 
@@ -127,8 +128,10 @@ def _powers_of_two(most: int) -> list[int]:
     return [1 << i for i in range(most.bit_length())]
 
 
-def _mean(rows: Sequence[Row], column: str) -> float:
-    return fmean(row.get(column, 0) for row in rows)
+def _mean(rows: Sequence[Row], column: str) -> float | None:
+    """None where one is not known (an imported row, a chat endpoint without an account)."""
+    values = [row.get(column, 0) for row in rows]
+    return None if None in values else fmean(values)
 
 
 def with_scores(rows: Sequence[Row], questions: dict[tuple[str, str], Question], scorer: Scorer,

@@ -8,7 +8,7 @@ Three kinds are known by the architecture in the model's config.json:
                                 alone (the llemma model that REBASE was published with)
 
 The score of a step is read at the last token of the tag that follows it. How question, steps and tags are put together
-is the model's own affair: see `eval.scorers.ScorerConfig`, and configs/scorers for known models.
+is the model's own affair: see `eval.scorers.ScorerConfig`, and configs/scorer for known models.
 """
 
 import math
@@ -73,7 +73,7 @@ class Prm:
         before, after = self._around(question)
         ends, text = [], before
         for step in steps:
-            text += step + self.config.step_tag
+            text += (self.config.between if ends else "") + step + self.config.step_tag
             ends.append(len(text))
         with_bos = self.config.prompt is not None  # a chat template writes its own
         encoding = self.tokenizer(text + after, add_special_tokens=with_bos, return_offsets_mapping=True)

@@ -120,17 +120,18 @@ def correctness_by_length(rows: Sequence[Row]) -> dict[str, Any]:
     from the shortest to the longest thinking, each with its range. Ties are kept in the order of the rows."""
     graded = [r for r in rows if r["correct"] is not None and r["num_thinking_tokens"] is not None]
     graded = sorted(graded, key=lambda row: row["num_thinking_tokens"])
+    lengths = [row["num_thinking_tokens"] for row in graded]
+    num_bins = NUM_BINS if len(set(lengths)) > 1 else 1
     bins = []
-    for i in range(min(NUM_BINS, len(graded))):
-        own = graded[len(graded) * i // NUM_BINS : len(graded) * (i + 1) // NUM_BINS]
+    for i in range(num_bins):
+        own = graded[len(graded) * i // num_bins : len(graded) * (i + 1) // num_bins]
         if own:
             accuracy = 100 * fmean(row["correct"] for row in own)
             shortest, longest = own[0]["num_thinking_tokens"], own[-1]["num_thinking_tokens"]
             bins.append({"from": shortest, "to": longest, "num_samples": len(own), "accuracy": accuracy})
-    lengths = {right: [r["num_thinking_tokens"] for r in graded if r["correct"] is right] for right in (True, False)}
     return {
-        "mean_thinking_tokens_right": _mean(lengths[True]),
-        "mean_thinking_tokens_wrong": _mean(lengths[False]),
+        "mean_thinking_tokens_right": _mean([r["num_thinking_tokens"] for r in graded if r["correct"]]),
+        "mean_thinking_tokens_wrong": _mean([r["num_thinking_tokens"] for r in graded if not r["correct"]]),
         "accuracy_by_length": bins,
     }
 
@@ -195,7 +196,7 @@ def texts_of(tokenizer: str | None, settings: Row) -> Texts:
         named = settings["model"]
     loaded = checkpoint.load_tokenizer(checkpoint.resolve(named)) if named else None
     if loaded is None:
-        say("no tokenizer at hand: steps are left out where rows hold token ids alone; give tokenizer=<folder>")
+        say("no tokenizer at hand, so steps and their tokens are known only in part; give tokenizer=<folder>")
 
     def thinking(row: Row) -> str | None:
         if "thinking" in row or not row["segments"]:
@@ -218,8 +219,9 @@ def table_of(stats: dict[str, Any]) -> str:
         f" (right {means['mean_thinking_tokens_right']}, wrong {means['mean_thinking_tokens_wrong']})",
         f"  answer tokens    {means['mean_answer_tokens']}",
         f"  all tokens       {means['mean_total_tokens']}, prompt included",
-        "  thinking tokens: " + ", ".join(f"{name} {value:,.0f}" for name, value in lengths.items()),
     ]
+    if lengths:
+        lines.append("  thinking tokens: " + ", ".join(f"{name} {value:,.0f}" for name, value in lengths.items()))
     for b in stats["accuracy_by_length"]:
         lines.append(f"    {b['from']:,} to {b['to']:,}: {b['accuracy']:.1f}% of {b['num_samples']:,} right")
     counts = [("over the thinking limit", "num_over_thinking_limit", limits["thinking"]),

@@ -26,17 +26,25 @@ def print_cells(name: str, scores: Iterable[Row]) -> None:
 
 
 def print_parallel(name: str, entries: Iterable[Row]) -> None:
-    """A line for every cell and method: accuracy with its interval at each k, and the tokens of the largest."""
+    """A line a cell: accuracy of each method over all its k samples. The curves in k are in scores.json."""
     for benchmark, own in groupby(entries, key=lambda e: e["benchmark"]):
-        lines = {key: list(line) for key, line in groupby(own, key=lambda e: (e["cell"], e["method"]))}
-        width = max(len(cell) for cell, _ in lines)
-        say(f"{name} {benchmark}: k samples a question, accuracy % with 95% intervals; n is the number of questions")
-        for (cell, method), line in lines.items():
-            values = "  ".join(
-                f"k={e['k']}: {e['accuracy']:.1f} [{e['low']:.1f}, {e['high']:.1f}] n={e['num_questions']}"
-                for e in line
-            )
-            say(f"  {cell:<{width}} {method:<13} {values}  ({line[-1]['tokens']:,.0f} tokens)")
+        cells = {cell: list(of_cell) for cell, of_cell in groupby(own, key=lambda e: e["cell"])}
+        methods = list(dict.fromkeys(e["method"] for of_cell in cells.values() for e in of_cell))
+        width = max(map(len, cells))
+        say(f"{name} {benchmark}: k samples a question, accuracy % with 95% intervals over n questions")
+        heads = "  ".join(f"{method:<20}" for method in methods)
+        say(f"  {'cell':<{width}} {'k':>3} {'n':>5} {'tokens':>8}  {heads}")
+        for cell, of_cell in cells.items():
+            k = max(e["k"] for e in of_cell)
+            found = {e["method"]: e for e in of_cell if e["k"] == k}
+            first = next(iter(found.values()))
+            tokens = "-" if first["tokens"] is None else f"{first['tokens']:,.0f}"
+            values = "  ".join(f"{_accuracy(found.get(method)):<20}" for method in methods)
+            say(f"  {cell:<{width}} {k:>3} {first['num_questions']:>5} {tokens:>8}  {values}".rstrip())
+
+
+def _accuracy(entry: Row | None) -> str:
+    return "-" if entry is None else f"{entry['accuracy']:.1f} [{entry['low']:.1f}, {entry['high']:.1f}]"
 
 
 def print_measures(name: str, measured: Iterable[Row]) -> None:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from core.config import UserError, option
-from core.runs import Journal, Run
+from core.journal import Journal
+from core.runs import Run
 
 KINDS = ("mean_logprob", "prm")
 AGGREGATES = ("last", "min", "prod")
@@ -64,6 +65,7 @@ class ScorerConfig:
     prompt: str | None = option(None, help="text before the steps, with {question}; null: the model's chat template")
     system: str | None = option(None, help="system message, with a chat template")
     step_tag: str = option("\n", help="written after every step; the score is read at its last token")
+    between: str = option("", help="written between a tag and the next step")
     in_pieces: bool = option(False, help="prompt, steps and tags are tokenized one by one, as TRL's PRMTrainer does")
     good_token: str | None = option(None, help="causal model: its answer for a good step; null: it has classes instead")
     bad_token: str | None = option(None, help="and for a bad one; null: good_token's logit is a score by itself")
@@ -116,8 +118,10 @@ class ModelScorer:
         return self._known[self._key(path)][1]
 
     def close(self) -> None:
+        """Frees the model; it is loaded again where another unknown text comes."""
         if self._model is not None:
             self._model.close()
+            self._model = None
 
     def _read(self, unknown: dict[str, ScoredPath]) -> None:
         if self._model is None:
@@ -143,7 +147,9 @@ def aggregate(step_scores: Sequence[float], how: str) -> float:
 def load_scorer(config: ScorerConfig, run: Run) -> Scorer:
     """Loads no model yet. run: its scorer.jsonl keeps what a model said."""
     check_scorer(config)
-    return MeanLogprob() if config.kind == "mean_logprob" else ModelScorer(config, run.journal("scorer.jsonl"))
+    if config.kind == "mean_logprob":
+        return MeanLogprob()
+    return ModelScorer(config, run.journal("scorer.jsonl", can_redo=True))
 
 
 def check_scorer(config: ScorerConfig) -> None:
@@ -158,3 +164,5 @@ def check_scorer(config: ScorerConfig) -> None:
         raise UserError(f"scorer.backend={config.backend!r} is unknown; use transformers or vllm")
     if (config.prompt is not None or config.in_pieces) and "{question}" not in (config.prompt or ""):
         raise UserError("scorer.prompt needs {question} in it (with in_pieces it cannot be null)")
+    if config.in_pieces and config.between:
+        raise UserError("scorer.between goes with whole texts; with in_pieces put it into step_tag")

@@ -127,7 +127,10 @@ class Step:
 
 @dataclass
 class Path:
-    """Thinking so far. tree: which one in DVTS, else 0. steps: as text. sample, answer (its text): of a leaf."""
+    """Thinking so far. tree: which one in DVTS, else 0. steps: as text. num_thinking: tokens in them.
+
+    sample, answer (its text): of a leaf that has answered.
+    """
 
     decode: ForcedDecode
     tree: int = 0

@@ -14,6 +14,7 @@ from core.config import UserError
 from core.runs import digest_of
 from inference import checkpoint
 from inference.engine import Delta, EngineConfig, Request
+from inference.vllm_sessions import Sessions
 
 # Read when vLLM is first imported. What the caller has set stays.
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
@@ -55,6 +56,8 @@ class VllmEngine:
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
             args |= cpu_defaults(config)
         self._engine = LLMEngine.from_engine_args(vllm.EngineArgs(**args | config.options))
+        self._sessions = Sessions(self._engine)
+        self._is_cpu = current_platform.is_cpu()  # where reading a prefix again costs as much as writing it
         self._keys: dict[str, Hashable] = {}
         self._names: dict[Hashable, str] = {}
         self._count = count()
@@ -100,26 +103,32 @@ class VllmEngine:
             output_kind=RequestOutputKind.DELTA,
         )
         name = str(next(self._count))
-        self._engine.add_request(name, {"prompt_token_ids": list(request.prefix)}, params)
+        if self._is_cpu and sampling.temperature == 0:
+            name = self._sessions.submit(name, request, params)
+        else:
+            self._engine.add_request(name, {"prompt_token_ids": list(request.prefix)}, params)
         self._keys[name], self._names[key] = key, name
 
     def step(self) -> list[tuple[Hashable, Delta]]:
+        self._sessions.release()
         outputs: list = []
         while not outputs and self._engine.has_unfinished_requests():
             outputs = self._engine.step()  # empty while a long prompt is read in chunks
         deltas = []
         for output in outputs:
             key, completion = self._keys[output.request_id], output.outputs[0]
-            deltas.append((key, _delta(completion, output.num_cached_tokens)))
-            if output.finished:
+            num_kept = self._sessions.receive(output)
+            deltas.append((key, _delta(completion, output.num_cached_tokens if num_kept is None else num_kept)))
+            if completion.finish_reason is not None:
                 self._forget(key)
         return deltas
 
     def cancel(self, key: Hashable) -> None:
         if key in self._names:
-            self._engine.abort_request([self._forget(key)])
+            self._sessions.abort([self._forget(key)])
 
     def reset_prefix_cache(self) -> None:
+        self._sessions.release()
         self._engine.reset_prefix_cache()
 
     def close(self) -> None:

@@ -160,6 +160,22 @@ def test_older_runs_without_benchmarks_or_costs():
     assert [m["tokens"] for m in result["methods"]["questions"]] == [19, 67, 67, 67, 67]
 
 
+def test_methods_of_unknown_price_come_last_and_are_no_choice():
+    a, rows = make_run("a")
+    unknown = {"num_sampled_tokens": None, "num_thinking_tokens": None, "num_answer_tokens": None}
+    blind = [row | unknown if row["cell"] != "max=16" or row["question_id"] == "q0" else row for row in rows]
+    (a / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in blind))
+    b, _ = make_run("b")
+    result = compare(load(CompareConfig, [f"runs=[{a},{b}]", "num_resamples=50", "optimal={run: b, cell: max=16}"]))
+    methods = result["methods"]["aime"]
+    assert [m["tokens"] is None for m in methods] == [False] * 6 + [True] * 4
+    assert not any(m["best_so_far"] for m in methods[6:])
+    chosen_from = result["optimal"][0]["points"][-1]["methods"]
+    assert set(chosen_from) == {"a max=16", *(f"b {cell}" for cell in list(SETTINGS)[1:])}
+    assert result["optimal"][0]["num_questions"] == 28
+    assert "| - | " in to_markdown(result, "compare.png")
+
+
 def test_compute_optimal_uses_the_other_cells():
     a, rows_a = make_run("a", repeats=2)
     b, rows_b = make_run("b", repeats=2)

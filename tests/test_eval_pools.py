@@ -1,6 +1,7 @@
 """Rejection sampling, searches and the parallel methods in eval.run, on a scripted engine."""
 
 import json
+from statistics import fmean
 
 import pytest
 from scripted_eval import script
@@ -10,6 +11,7 @@ import eval.prm
 import inference.engine
 from core.config import UserError, load
 from core.types import Question, read_jsonl, write_jsonl
+from eval.compare import CompareConfig, compare
 from eval.prm import Prm
 from eval.run import EvalConfig, main
 from inference.scripted_engine import ScriptedEngine
@@ -216,3 +218,22 @@ def test_what_cannot_be_is_refused_before_an_engine_is_loaded(engines, args, mes
     with pytest.raises(UserError, match=message):
         run("bad", *args)
     assert not engines
+
+
+@pytest.mark.slow
+def test_its_methods_can_be_compared_and_chosen_from(engines):
+    path, other = (run(name, "scorer.kind=mean_logprob", f"seed={i}") for i, name in enumerate(("whole", "other")))
+    entries, by_question = lasting(path)[2], list(read_jsonl(path / "parallel.jsonl"))
+    for entry, row in zip(entries, by_question, strict=True):
+        assert all(entry[name] == row[name] for name in ("benchmark", "cell", "method", "k"))
+        assert entry["accuracy"] == pytest.approx(100 * fmean(row["scores"].values()))
+        assert entry["tokens"] == pytest.approx(fmean(row["tokens"].values()))
+        assert entry["sampling_error"] == 0 and "scores" not in entry
+    keys = ["optimal={run: other, cell: max=60}", "num_resamples=50"]
+    result = compare(load(CompareConfig, [f"runs=[{path},{other}]", *keys]))
+    methods = {m["method"] for m in result["methods"]["questions"]}
+    search = "beam_search n=4 width=2 max=40 weighted_vote"
+    assert {"max=20", "majority@4 max=60", "weighted vote@2 max=20", search, f"best@4 {search}"} <= methods
+    chosen_from = result["optimal"][0]["points"][-1]["methods"]
+    assert "whole majority@4 max=60" in chosen_from and "other majority@4 max=20" in chosen_from
+    assert not any("pass@" in name or "other majority@4 max=60" in name for name in chosen_from)

@@ -13,7 +13,7 @@ import inference.engine
 from core.config import UserError, load
 from core.runs import read_record
 from core.types import Question, question_from_row, read_jsonl, write_jsonl
-from eval import run as eval_run
+from eval import samples
 from eval.grading import GRADER
 from eval.run import EvalConfig, main
 from inference.scripted_engine import ScriptedEngine
@@ -101,8 +101,8 @@ def test_grading_again_needs_no_engine(scripted, monkeypatch):
     def all_right(response, question):
         return replace(inner(response, question), correct=True, grader="rules-of-tomorrow")
 
-    inner = eval_run.regraded.__globals__["grade"]
-    monkeypatch.setitem(eval_run.regraded.__globals__, "grade", all_right)
+    inner = samples.grade
+    monkeypatch.setattr(samples, "grade", all_right)
     assert main(config("regrade=true")) == path and len(scripted) == 1
     assert {(r["correct"], r["grader"]) for r in rows(path)} == {(True, "rules-of-tomorrow")}
     assert list(read_jsonl(path / "samples.before.jsonl")) == before and before[0]["grader"].startswith(GRADER)

@@ -10,7 +10,7 @@ from tiny_tokenizer import tiny_tokenizer
 import inference.engine
 from core.config import UserError, load
 from core.types import Question, read_jsonl, write_jsonl
-from eval.harness import budget_of, read_log, results_beside, task_of, write_harness_results
+from eval.harness import budget_of, folder_names, read_log, results_beside, task_of, write_harness_results
 from eval.run import EvalConfig, main
 from inference.scripted_engine import ScriptedEngine
 
@@ -109,6 +109,11 @@ def test_what_the_harness_hands_to_wandb_is_whole(run):
     ]
     frame = bare._generate_dataset(lines, results["configs"]["questions"])
     assert list(frame["labels"]) == [q.answer for q in QUESTIONS] and frame["exact_match"].between(0, 1).all()
+
+
+def test_every_cell_has_a_folder_of_its_own():
+    cells = ["max=8", "max=8 ignore=1 text='!'", "max=8 ignore=1 text='?'"]
+    assert list(folder_names(cells).values()) == ["max=8", "max=8_ignore=1_text=_", "max=8_ignore=1_text=_.2"]
 
 
 # Settings of old logs

@@ -5,10 +5,13 @@ import json
 import pytest
 from tiny_tokenizer import tiny_tokenizer
 
+import eval.samples
 from core.config import UserError, load
 from core.runs import read_record
-from core.types import question_id, read_jsonl, write_jsonl
+from core.types import Grade, question_id, read_jsonl, write_jsonl
 from eval import sample_stats
+from eval.compare import CompareConfig
+from eval.compare import main as compare
 from eval.import_samples import ImportConfig, Parts, main, split_response
 from eval.sample_stats import StatsConfig
 from inference import checkpoint
@@ -54,7 +57,7 @@ def imported(*paths, args=()):
     return path, list(read_jsonl(path / "samples.jsonl")), json.loads((path / "scores.json").read_text())["cells"]
 
 
-def test_a_published_log_is_graded_again_from_its_answers(log, capsys):
+def test_a_published_log_is_graded_again_from_its_answers(log, capsys, monkeypatch):
     lines = [
         line(0, s1("\\boxed{7}", "The sum is $\\boxed{1}$."), 1),
         line(1, s1("so", "\\boxed{02}"), 0),  # wrong in the log, whose grader was a chat model
@@ -68,7 +71,7 @@ def test_a_published_log_is_graded_again_from_its_answers(log, capsys):
     assert [r["ended"] for r in rows] == ["natural", "natural", "budget", "context"]
     assert [r["response"] for r in rows][2:] == ["Final Answer: 9", ""], "thinking cut off is no answer"
     assert rows[0]["question_id"] == question_id("0 + 1 = ?") and rows[0]["thinking"] == "\\boxed{7}"
-    assert (score["benchmark"], score["cell"], score["accuracy"]) == ("aime24_nofigures", "max=auto", 50.0)
+    assert (score["benchmark"], score["cell"], score["accuracy"]) == ("aime24", "max=auto", 50.0)
     assert score["thinking_tokens"] is None, "not known without a tokenizer"
     assert read_record(path)["headline"]["agreement"] == {
         "num_both": 4, "num_right_here_alone": 1, "num_right_there_alone": 2,
@@ -77,6 +80,10 @@ def test_a_published_log_is_graded_again_from_its_answers(log, capsys):
     assert "graders agree on 1 of 4 (25.0%)" in said and "1 of 4 responses hold no '<|im_start|>answer'" in said
     assert len(list(read_jsonl(path / "questions.jsonl"))) == 4
     assert imported(file)[0] == path, "an import is done once"
+    monkeypatch.setattr(eval.samples, "grade", lambda response, question: Grade(True, None, "rules-of-tomorrow"))
+    _, again, (score,) = imported(file, args=["regrade=true"])
+    assert {r["grader"] for r in again} == {"rules-of-tomorrow"} and score["accuracy"] == 100.0
+    assert read_record(path)["headline"]["agreement"]["num_right_here_alone"] == 1
 
 
 def test_64_samples_of_a_question_are_its_repeats(log):
@@ -86,10 +93,17 @@ def test_64_samples_of_a_question_are_its_repeats(log):
              exact_matches=[k % 2 for k in range(64)], **{"cov@2": 1, "maj@2": 0})
         for i in (0, 1)
     ]  # fmt: skip
-    _, rows, (score,) = imported(log(lines, "aime24_nofigures_agg64"))
+    path, rows, (score,) = imported(log(lines, "aime24_nofigures_agg64"))
     assert [r["repeat"] for r in rows] == [*range(64)] * 2
     assert all(r["correct"] is r["original_correct"] is (r["repeat"] % 2 == 1) for r in rows)
     assert (score["num_questions"], score["num_samples"], score["accuracy"]) == (2, 128, 50.0)
+    votes = json.loads((path / "scores.json").read_text())["parallel"]
+    (coverage,) = (vote for vote in votes if vote["method"].startswith("pass") and vote["k"] == 2)
+    assert coverage["accuracy"] == pytest.approx(100 * (1 - 32 * 31 / (64 * 63))) and coverage["tokens"] is None
+    assert len(list(read_jsonl(path / "parallel.jsonl"))) == len(votes)
+    compared = compare(load(CompareConfig, [f"runs=[{path}, {imported(log(lines), args=['name=b'])[0]}]"]))
+    (pair,) = json.loads((compared / "compare.json").read_text())["pairs"]
+    assert pair["difference"] == 0 and pair["num_questions"] == 2
 
 
 def test_the_cell_is_read_off_the_settings_and_the_prompt(log):
@@ -111,7 +125,7 @@ def test_the_cell_is_read_off_the_settings_and_the_prompt(log):
         imported(files["steps"])
     _, rows, (score,) = imported(files["steps"], args=["profile=steps"])
     assert (score["cell"], score["control"], score["asked"]) == ("steps=64 max=auto", "steps", 64)
-    with pytest.raises(UserError, match="are both aime24_nofigures max=auto ignore=2"):
+    with pytest.raises(UserError, match="are both aime24 max=auto ignore=2"):
         imported(files["wait"], log([line(0, s1("so", "1"), 1, wait)], folder="again"))
 
 
@@ -143,7 +157,7 @@ def test_token_counts_come_from_the_tokenizer(log, monkeypatch, capsys):
     assert stats["mean_steps"] == 1 and stats["num_without_thinking"] == 1 and stats["num_over_context"] == 0
     assert stats["limits"] == {"thinking": None, "steps": None, "context": 100}
     sample_stats.main(StatsConfig(str(path)))
-    assert capsys.readouterr().out.startswith("aime24_nofigures max=auto: 2 samples; means:\n  steps            1.0")
+    assert capsys.readouterr().out.startswith("aime24 max=auto: 2 samples; means:\n  steps            1.0")
     with pytest.raises(UserError, match="no cell 'max=9'; it has max=auto"):
         sample_stats.main(StatsConfig(str(path), cells=["max=9"]))
 

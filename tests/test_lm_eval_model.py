@@ -147,7 +147,7 @@ def test_what_has_no_effect_is_said_and_another_s_budget_is_refused():
 @pytest.mark.parametrize(
     ("args", "said"),
     [({"num_ignor": 1}, "unknown key 'num_ignor'"), ({"max_thinking_tokens": -1}, "expected a number"),
-     ({"profile": "qwen"}, "profile 'qwen' is unknown")],
+     ({"profile": "qwen"}, "profile 'qwen' is unknown"), ({"options": "x"}, "takes JSON")],
 )  # fmt: skip
 def test_wrong_arguments_are_refused(model, args, said):
     with pytest.raises(UserError, match=said):

@@ -41,7 +41,8 @@ def naive(scores, tokens, methods, bins, parts):
 
 def test_every_point_equals_a_naive_choice():
     scores, tokens, difficulty = a_case()
-    points = compute_optimal(scores, tokens, difficulty, num_bins=5, seed=3, num_resamples=500)
+    budgets = [np.mean(list(by_question.values())) for by_question in tokens.values()]
+    points = compute_optimal(scores, tokens, difficulty, budgets, num_bins=5, seed=3, num_resamples=500)
     bins = difficulty_bins(difficulty, 5)
     assert [p.methods for p in points] == [["short"], ["short", "long"], ["short", "long", "vote"]]
     for point in points:
@@ -56,6 +57,17 @@ def test_every_point_equals_a_naive_choice():
     assert points[0].optimal_minus_single == (0, 0, 0)  # one method is no choice
     assert points[0].optimal_tokens == points[0].single_tokens == points[0].budget
     assert points[-1].chosen[0][-1] != points[-1].chosen[0][0]
+
+
+def test_budgets_are_doublings_unless_named():
+    scores, tokens, difficulty = a_case()
+    points = compute_optimal(scores, tokens, difficulty, num_resamples=50)
+    lowest, highest = points[0].budget, points[-1].budget
+    assert [p.budget / lowest for p in points] == [1, 2, pytest.approx(4)]
+    assert highest == pytest.approx(np.mean(list(tokens["vote"].values())))
+    assert [len(p.methods) for p in points] == [1, 1, 3]
+    alone = compute_optimal({"long": scores["long"]}, {"long": tokens["long"]}, difficulty, num_resamples=50)
+    assert [p.methods for p in alone] == [["long"]]
 
 
 def test_a_method_for_each_difficulty_is_found():

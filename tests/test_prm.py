@@ -3,21 +3,25 @@
 import importlib.util
 import math
 import random
+from pathlib import Path
 
 import pytest
 from tiny_model import tiny_model
 from tiny_tokenizer import tiny_tokenizer
 
-from core.config import UserError
+from core.config import UserError, load
 from eval.prm import Prm, load_prm, probability
-from eval.scorers import ScorerConfig
+from eval.run import EvalConfig
+from eval.scorers import ScorerConfig, check_scorer
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "scorer"
 
 QUESTION = "How many legs do 3 spiders have?"
 STEPS = ["3 spiders", "a spider has 8 legs", "3 * 8 = 24", "Answer: 24"]
 KINDS = {
     "token": {"prompt": "{question}", "in_pieces": True},
     "process": {"step_tag": "<|endoftext|>"},
-    "causal": {"prompt": "{question} ", "step_tag": " <think>\n", "good_token": "3", "bad_token": "8"},
+    "causal": {"prompt": "{question} ", "step_tag": " <think>", "between": "\n", "good_token": "3", "bad_token": "8"},
     "one logit": {"prompt": "{question}\n\n", "step_tag": "\n\n", "good_token": "3"},
 }
 
@@ -63,10 +67,10 @@ def test_scores_are_read_at_the_last_token_of_each_tag(kind):
     tokenizer = tiny_tokenizer()
     prm = Prm(ScorerConfig(kind="prm", **KINDS[kind]), tokenizer, TagCounter())
     ids, positions = prm.encode(QUESTION, STEPS)
-    tag = KINDS[kind].get("step_tag", "\n")
+    tag, between = KINDS[kind].get("step_tag", "\n"), KINDS[kind].get("between", "")
     texts = [tokenizer.decode(ids[: position + 1]) for position in positions]
     for i, text in enumerate(texts):
-        written = tag.join(STEPS[: i + 1]) + tag
+        written = (tag + between).join(STEPS[: i + 1]) + tag
         assert text.endswith(written) or (kind == "process" and text.replace("<|endoftext|>", tag).endswith(written))
         assert QUESTION in text
     assert positions[-1] == len(ids) - 1, "nothing is read after the last tag"
@@ -97,6 +101,13 @@ def test_a_way_of_asking_that_does_not_fit_is_refused(tmp_path):
         load_prm(ScorerConfig(kind="prm", model=str(tmp_path), good_token="3", max_model_len=64))
     with pytest.raises(UserError, match="'good' is no token"):
         load_prm(ScorerConfig(kind="prm", model=str(tmp_path), good_token="good", max_model_len=64))
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_configs_of_known_models_fit(file):
+    config = load(EvalConfig, [str(file), "name=x", "model=m"]).scorer
+    check_scorer(config)
+    assert config.model and config.kind == "prm"
 
 
 def naive(folder, kind: str, solutions):

@@ -249,7 +249,8 @@ def test_balanced_shares_are_whole_and_exact(scores, total, temperature):
     for share, weight in zip(shares, weights, strict=True):
         assert abs(share - total * weight / sum(weights)) < 1
     for a, b in zip(range(len(scores)), range(1, len(scores)), strict=False):
-        assert (scores[a] - scores[b]) * (shares[a] - shares[b]) >= 0, "a better path never gets less"
+        if abs(scores[a] - scores[b]) > 1e-9:  # a difference that their weights show
+            assert (scores[a] - scores[b]) * (shares[a] - shares[b]) >= 0, "a better path never gets less"
 
 
 def test_shares_and_votes_by_hand():

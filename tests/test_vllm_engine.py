@@ -1,10 +1,13 @@
 """What only the vLLM engine has: engines one after the other in a process, fingerprints, its own options."""
 
+import random
+from dataclasses import replace
+
 import pytest
 from tiny_model import decode_naively, tiny_model
 
 from core.config import UserError
-from inference.engine import EngineConfig, Request, load_engine
+from inference.engine import Delta, EngineConfig, Request, Sampling, load_engine
 
 pytest.importorskip("vllm")
 pytestmark = pytest.mark.slow
@@ -21,6 +24,65 @@ def first_tokens(engine, prefix=(7, 8, 9)):
     while deltas := engine.step():
         ids += deltas[0][1].token_ids
     return ids
+
+
+def until_end(engine, on_end=lambda key, delta: None) -> dict:
+    """{key: its whole Delta}. on_end: called as each ends, before the engine's next step."""
+    got: dict = {}
+    while deltas := engine.step():
+        for key, new in deltas:
+            old = got.get(key, Delta(logprobs=()))
+            logprobs = old.logprobs + (new.logprobs or ())
+            cached = new.num_cached_tokens if key not in got else old.num_cached_tokens
+            got[key] = Delta(old.token_ids + new.token_ids, new.finish_reason, cached, new.error, logprobs)
+            if new.finish_reason:
+                on_end(key, got[key])
+    return got
+
+
+def test_what_goes_on_from_a_request_that_just_ended_goes_on_in_place(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    folder = tiny_model(tmp_path)
+    model, engine = AutoModelForCausalLM.from_pretrained(folder), load(folder, max_model_len=200, dtype="float32")
+    rng = random.Random(0)
+    first = {i: Request(tuple(rng.randrange(5, 300) for _ in range(40 + i)), 9 + i, frozenset({60, 61, 62}),
+                        logprobs=True) for i in range(10)}  # fmt: skip
+    asked = dict(first)
+
+    def go_on(key, delta, wait=(70, 71, 72)):
+        if isinstance(key, int):
+            seen = asked[key].prefix + delta.token_ids[:-1]
+            asked[key, "on"] = Request(seen + wait, 12, frozenset({63, 64}), min_tokens=2, logprobs=True)
+            asked[key, "beside"] = replace(asked[key, "on"], prefix=seen + wait[1:])
+            asked[key, "warm"] = replace(asked[key, "on"], sampling=Sampling(1.0), seed=key)
+            for name in ("on", "beside", "warm"):
+                engine.submit((key, name), asked[key, name])
+        elif key[1] == "on" and len(key) == 2:  # and once more
+            asked[*key, "again"] = Request(asked[key].prefix + delta.token_ids, 5, frozenset(), logprobs=True)
+            engine.submit((*key, "again"), asked[*key, "again"])
+
+    for key, request in first.items():
+        engine.submit(key, request)
+    got = until_end(engine, go_on)
+    for key, request in asked.items():
+        if request.sampling.temperature == 0:
+            assert got[key].token_ids == decode_naively(model, request, engine.num_token_ids), key
+            assert len(got[key].logprobs) == len(got[key].token_ids)
+    for i in first:
+        assert got[i, "on"].num_cached_tokens == len(asked[i, "on"].prefix) - 3, "all but the new ids is there"
+        assert got[i, "on", "again"].num_cached_tokens == len(asked[i, "on", "again"].prefix) - 1
+        assert got[i, "beside"].num_cached_tokens % 32 == got[i, "warm"].num_cached_tokens % 32 == 0, "whole blocks"
+
+    engine.reset_prefix_cache()
+    later = [key for key in asked if key not in first]
+    for key in later:
+        engine.submit(key, asked[key])
+    fresh = until_end(engine)
+    for key in later:
+        assert fresh[key].token_ids == got[key].token_ids
+        assert fresh[key].logprobs == pytest.approx(got[key].logprobs, abs=1e-4)
+    engine.close()
 
 
 def test_two_models_one_after_the_other_in_one_process(tmp_path):

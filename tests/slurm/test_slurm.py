@@ -10,7 +10,7 @@ import pytest
 from some_traces import some_traces
 from tiny_model import tiny_model
 
-from core.types import write_jsonl
+from core.types import read_jsonl, write_jsonl
 
 pytestmark = pytest.mark.slow
 STAND_IN = ("train.stand_in",)
@@ -23,6 +23,15 @@ batch_size: 8
 max_length: 512
 export_dtype: float32
 smoke_tokens: 4
+"""
+EVAL = """\
+model: tiny/model
+benchmarks: [tiny/sums.yaml]
+cells:
+  - {max_thinking_tokens: [6, 20, auto]}
+  - {num_ignore: [1, 2]}
+max_answer_tokens: 8
+engine: {backend: transformers, dtype: float32, max_model_len: 160, max_num_seqs: 4}
 """
 
 
@@ -203,3 +212,40 @@ def test_one_task_of_an_array_goes_on_from_its_journal(slurm, clone):
     for part in parts:
         assert [row["step"] for row in rows(part)] == list(range(1, 16))
         assert (part / "DONE").exists()
+
+
+def outcome(folder: Path) -> tuple[list[dict], dict]:
+    """Rows and scores of an evaluation, without how long it took and what happened to be cached."""
+    rows = list(read_jsonl(folder / "samples.jsonl"))
+    for row in rows:
+        del row["seconds"], row["num_cached_tokens"]
+    scores = json.loads((folder / "scores.json").read_text())
+    for score in scores["cells"]:
+        del score["cost"]["seconds"], score["cost"]["cached"]
+    return rows, {name: scores[name] for name in ("cells", "measures")}
+
+
+def test_an_array_over_two_nodes_evaluates_as_one_process(slurm, clone):
+    tiny_model(clone / "tiny/model")
+    write_jsonl(clone / "tiny/sums.jsonl", [{"problem": f"{i} + {i} = ?", "answer": str(2 * i)} for i in range(12)])
+    (clone / "tiny/sums.yaml").write_text("name: sums\nfiles: [sums.jsonl]\nanswer_type: integer\n")
+    (clone / "tiny/eval.yaml").write_text(EVAL)
+    command = ("eval.run", "tiny/eval.yaml", "root=tiny")
+
+    id = submit(slurm, clone, *command, "name=parts", ARRAY="0-1")
+    tasks = [f"{id}_{task}" for task in range(2)]
+    assert {ended(slurm, task) for task in tasks} == {"COMPLETED"}, [log(clone, task) for task in tasks]
+    assert {job(slurm, task)["NodeList"] for task in tasks} == {"n1", "n2"}
+    parts = sorted(clone.glob("outputs/eval/parts-*"))
+    assert len(parts) == 2 and all(outcome(part)[0] for part in parts), "both have questions"
+
+    merged, whole = (
+        clone / subprocess.run(
+            ["./launch.sh", *command, *more],
+            cwd=clone, env={**slurm, "LANE": "cpu"}, capture_output=True, text=True, timeout=180, check=True,
+        ).stdout.strip()
+        for more in (["name=parts", "num_shards=2", "merge=true"], ["name=whole"])
+    )  # fmt: skip
+    rows, scores = outcome(merged)
+    assert (rows, scores) == outcome(whole)
+    assert len(rows) == 12 * 5 and len({row["response"] for row in rows}) > 12
