@@ -268,11 +268,12 @@ def is_words(text: str) -> bool:
 
 
 def same_words(gold: str, found: str) -> bool:
-    texts = (
-        ARTICLE.sub("", " ".join(without_text(text).casefold().replace("-", " ").split()).rstrip(". "))
-        for text in (gold, found)
-    )
-    return next(texts) == next(texts)
+    return _words(gold) == _words(found)
+
+
+def _words(text: str) -> str:
+    text = re.sub(r"(?<=\w)-(?=\w)", " ", without_text(text).casefold())
+    return ARTICLE.sub("", " ".join(text.split()).rstrip(". "))
 
 
 def is_huge(text: str) -> bool:

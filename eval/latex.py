@@ -179,7 +179,7 @@ def read(text: str, depth: int = 0) -> Node:
     if len(pieces) > 1 and not _is_one_number(text):
         if len(pieces) > MAX_ITEMS:
             return _leaf(text)
-        items = tuple(read(piece, depth + 1) for piece in pieces)
+        items = _items(pieces, depth)
         ranges = [interval(item) for item in items]
         if "or" in text and all(isinstance(item, Relation) for item in items) and all(ranges):
             return Items("union", tuple(ranges))
@@ -194,6 +194,15 @@ def read(text: str, depth: int = 0) -> Node:
 
 _TRIGONOMETRIC = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degrees?(?![a-z])|\u00b0)")
+
+
+def _items(pieces: list[str], depth: int) -> tuple[Node, ...]:
+    r"""What the pieces of a list are; a piece with \pm is two of them."""
+    nodes = [(piece, read(piece, depth + 1)) for piece in pieces]
+    split = [
+        node.items if "\\pm" in piece and getattr(node, "kind", "") == "list" else (node,) for piece, node in nodes
+    ]
+    return tuple(item for items in split for item in items)
 
 
 def _leaf(text: str) -> Leaf:
@@ -255,8 +264,7 @@ def _bracketed(text: str, depth: int) -> Node | None:
         inner = re.split(r"\\mid(?![a-z])|(?<![\d|])\|(?![\d|])|:", text[2:-2])
         if len(inner) == 2 and re.search(r"[=<>]|\\(?:le|ge|ne)(?![a-z])", inner[1]):  # {x | x > 2}
             return read(inner[1], depth + 1)
-        items = tuple(read(piece, depth + 1) for piece in _split(text[2:-2], re.compile("[,;]")))
-        return Items("set", items)
+        return Items("set", _items(_split(text[2:-2], re.compile("[,;]")), depth))
     if not text or text[0] not in _OPENING or not _closes_at_end(text, 0):
         return None
     pieces = _split(text[1:-1], re.compile("[,;]"))

@@ -14,6 +14,7 @@ import pytest
 from code_questions import TINY, code_question, confined, double, program
 
 from eval import confine
+from eval.math_verify import MATH_VERIFY
 from eval.sandbox import Limits, TestsOutcome, run_tests
 
 # The filter
@@ -105,6 +106,7 @@ HOSTILE_PROGRAMS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("code", HOSTILE_PROGRAMS.values(), ids=HOSTILE_PROGRAMS)
 def test_hostile_programs_are_wrong_and_leave_nothing(code, tmp_path, monkeypatch):
+    MATH_VERIFY.close()  # of tests before, in the same process
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     started = time.perf_counter()
     outcome = program(code)
