@@ -145,7 +145,7 @@ def test_a_judge_settles_what_rules_leave_open(monkeypatch):
         main(config("cells=[{max_thinking_tokens: [10]}]", *judge, "regrade=true"))
         assert server.num_paid.total() == paid > 0, "what was judged is not judged again"
     judged = list(read_jsonl(path / "judged.jsonl"))
-    assert judged and {(r["correct"], r["grader"]) for r in judged} == {(True, "judge-1 j")}
+    assert judged and {(r["correct"], r["grader"]) for r in judged} == {(True, "judge-2 j")}
     assert all(r["correct"] for r in rows(path) if r["response"].strip() and r["answer_finish"])
 
 
