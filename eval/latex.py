@@ -151,7 +151,7 @@ _MATRIX = re.compile(
     r"\\begin\{(?:[pbvB]?(?:small)?matrix|array)\}(?:\{[^{}]*\})?(.*?)\\end\{(?:[pbvB]?(?:small)?matrix|array)\}"
 )
 _CASES = re.compile(r"\\begin\{(?:cases|aligned|align\*?|gathered)\}(.*?)\\end\{(?:cases|aligned|align\*?|gathered)\}")
-_MEMBER = re.compile(r"^[^\\{}()\[\],]{1,12}\\in(?![a-z])\s*")
+_MEMBER = re.compile(r"(?:\\?[A-Za-z]+(?:_\w|\([a-z]\))?\s*)\\in(?![a-z])\s*")
 _NAME = (
     r"(?:(?!\\(?:sin|cos|tan|cot|sec|csc|log|ln|exp|frac|sqrt|int|sum|lim|max|min))"
     r"\\?[A-Za-z]+(?:_\{?\w+\}?)?'*(?:\^\{?-1\}?)?(?:\([^()]*\))?)"
