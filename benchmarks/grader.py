@@ -154,7 +154,7 @@ def fuzz(num: int, seed: int) -> None:
         if result.correct is None:
             undecided[result.grader.partition("(")[2].rstrip(")").split("(")[-1]] += 1
     total = time.monotonic() - begun
-    print(f"\nfuzz: {num:,} responses in {total:.0f} s, {num / total:.0f} a second, 0 crashes, "
+    print(f"\nfuzz: {num:,} responses in {total:.0f} s, {num / total:.0f} a second, none raised, "
           f"{MATH_VERIFY.num_starts - starts} starts of math-verify's process")  # fmt: skip
     for kind in KINDS:
         if counts[kind]:

@@ -18,6 +18,7 @@ from string import whitespace
 
 MAX_UNMARKED_CHARS = 200  # about 50 tokens: longer text without a marker is working, not an answer
 MAX_LIST_OF_BOXES = 100
+MAX_BETWEEN_BOXES = 60  # characters of one list; the pattern is slow on long blanks
 
 UNICODE = str.maketrans(
     {c: "-" for c in "\u2010\u2011\u2012\u2013\u2212"}
@@ -28,7 +29,8 @@ UNICODE = str.maketrans(
 )
 BOX = re.compile(r"\\(?:begin)?(?:boxed|fbox)\s*")
 _SPACING = r"(?:[ \t,;$]|\\q?quad(?![a-z])|\\[,;:() ])*"
-BETWEEN_BOXES = re.compile(rf"{_SPACING}(?:and|or|\\text\s*\{{\s*(?:and|or)\s*\}})?{_SPACING}")
+_NAMED = r"(?:[a-zA-Z](?:_\w|_\{\w{1,3}\})?\s*=)?"  # \(y_1 = \boxed{...}\) and \(y_2 = \boxed{...}\)
+BETWEEN_BOXES = re.compile(rf"{_SPACING}(?:and|or|\\text\s*\{{\s*(?:and|or)\s*\}})?{_SPACING}{_NAMED}{_SPACING}")
 ANSWER_LINE = re.compile(r"answer\W{0,4}?:", re.IGNORECASE)  # also "**Final Answer**:"
 ANSWER_IS = re.compile(r"\banswer\s+(?:is|should\s+be)\b\s*:?", re.IGNORECASE)
 LEAD_IN = re.compile(
@@ -67,7 +69,7 @@ def last_boxed(text: str) -> str | None:
     start = 0
     for match in reversed(matches):
         end, content = _box_content(text, match.end(), closing)
-        if contents and (end > start or not BETWEEN_BOXES.fullmatch(text, end, start)):
+        if contents and not (end <= start <= end + MAX_BETWEEN_BOXES and BETWEEN_BOXES.fullmatch(text, end, start)):
             break
         if content:
             contents.append(content)
