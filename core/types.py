@@ -116,7 +116,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Grade:
-    """correct is None when the answer cannot be graded (no reference, unsupported type): never silently wrong."""
+    """correct is None when the answer cannot be graded (no reference, no tests, undecidable): never silently wrong."""
 
     correct: bool | None
     extracted: str | None
