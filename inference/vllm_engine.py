@@ -168,7 +168,8 @@ def cpu_defaults(config: Any) -> dict[str, Any]:
     are found again and a token read again costs as much as one written."""
     import psutil
 
-    defaults: dict[str, Any] = {"enforce_eager": True, "block_size": 32}
+    # no prompt in pieces: of a seeded request that crashes this build ("CPU Generator does not use offset")
+    defaults: dict[str, Any] = {"enforce_eager": True, "block_size": 32, "enable_chunked_prefill": False}
     if "gpu_memory_utilization" not in config.options:
         defaults["kv_cache_memory_bytes"] = min(MAX_CPU_KV_BYTES, psutil.virtual_memory().available // 4)
     if config.dtype == "auto" and checkpoint.cpu_emulates_bfloat16():

@@ -114,3 +114,20 @@ def test_more_context_than_the_model_has_is_refused(tmp_path):
 def test_too_little_memory_for_the_cache_says_what_to_lower(tmp_path):
     with pytest.raises(UserError, match="engine.max_model_len"):
         load(tiny_model(tmp_path), options={"kv_cache_memory_bytes": 1 << 14})
+
+
+def test_seeded_requests_with_more_prompts_than_one_step_reads(tmp_path):
+    """They wait for a step of their own: read in pieces, the prompt of a seeded request crashes vLLM on a CPU."""
+    engine = load(tiny_model(tmp_path), max_model_len=200, dtype="float32", options={"max_num_batched_tokens": 200})
+    rng = random.Random(0)
+    requests = {
+        i: Request(tuple(rng.randrange(5, 300) for _ in range(150)), 8, frozenset(), sampling=Sampling(1.0), seed=i)
+        for i in range(4)
+    }
+    for key, request in requests.items():
+        engine.submit(key, request)
+    together = until_end(engine)
+    for key, request in requests.items():
+        engine.submit(key, request)
+        assert until_end(engine)[key].token_ids == together[key].token_ids
+    engine.close()
