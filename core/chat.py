@@ -48,7 +48,7 @@ PROFILES = {
 
 
 def detect_profile(tokenizer: Any, model: str = "") -> str:
-    """The profile that fits a tokenizer: think-tags where its chat template has a tag of them, s1 where the model's name
+    """The profile that fits a tokenizer: think-tags where its chat template has such a tag, s1 where the model's name
     says so (s1 models keep Qwen2.5's tokenizer as it is), plain otherwise."""
     template = str(tokenizer.chat_template)
     if "<think>" in template or "</think>" in template:
