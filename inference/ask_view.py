@@ -47,7 +47,7 @@ class JsonLines:
 
     def update(self) -> None:
         while self._waiting and (row := self._waiting[0].row) is not None:
-            if self._waiting.pop(0).is_worth_showing:
+            if self._waiting.pop(0).has_begun:
                 self._console.out(json.dumps(row, ensure_ascii=False), highlight=False)
 
     def close(self) -> None:
@@ -69,9 +69,9 @@ class Stream:
     def update(self) -> None:
         while self._front < len(self._asked):
             one = self._asked[self._front]
-            if one.row is None and not (self._is_live and one.was_started):
+            if one.row is None and not (self._is_live and one.has_begun):
                 return
-            if one.is_worth_showing:
+            if one.has_begun:
                 self._write_new(one)
             if one.row is None:
                 return
@@ -137,7 +137,7 @@ class Columns:
                 self._live.update(columns(pair, self._console, self._console.height - 8))
                 return
             self._live.update("")
-            if any(one.is_worth_showing for one in pair):
+            if any(one.has_begun for one in pair):
                 self._console.print(columns(pair, self._console))
             self._front += 1
 
@@ -180,12 +180,14 @@ def heading(one: Asked) -> str:
 
 def footer(row: dict[str, Any]) -> str:
     """Tokens, speed, and why thinking ended."""
-    counts = f"{row['num_thinking_tokens']} thinking + {row['num_answer_tokens']} answer tokens sampled"
-    parts = [counts]
+    counts = (f"{row[f'num_{kind}_tokens']} {kind}" for kind in ("thinking", "answer", "forced"))
+    parts = [f"tokens: {', '.join(counts)}"]
     if row["tokens_per_second"]:
         parts.append(f"{row['seconds']:.2f} s, {row['tokens_per_second']:.1f} tokens/s")
     if row["seconds_to_first_token"] is not None:
         parts.append(f"first token after {row['seconds_to_first_token']:.2f} s")
+    if num_replaced := row["num_ignored"] + row["num_suppressed"]:
+        parts.append(f"{num_replaced} end{'s' if num_replaced > 1 else ''} replaced")
     parts.append(row["error"] or ENDED[row["ended"]])
     return " | ".join(parts)
 

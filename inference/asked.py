@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from core.types import Phase, Sample, TokenSource
-from inference.budget import Budget
 from inference.prompts import Prompt
 from inference.stream import StreamedDecode
 
@@ -25,17 +24,18 @@ class Asked:
     """number: of the question, from 1. sample: which of its n, from 0. label: what is compared; empty: nothing is.
     settings: all that decides what comes out, beside the prompt.
 
-    said: grows while it runs. row: what `output=json` prints and `save=` keeps; None until the sample has ended.
+    has_begun: it, or the run that it is recalled from. said: grows while it runs. row: what `output=json` prints and `save=` keeps; None until the sample has ended.
     """
 
     def __init__(
         self, prompt: Prompt, number: int, sample: int, label: str, decoding: StreamedDecode, settings: dict[str, Any]
     ):
         self.prompt, self.number, self.sample, self.label = prompt, number, sample, label
+        self.has_begun = False
         self.said: list[Said] = []
         self.row: dict[str, Any] | None = None
         self.decoding, self._settings = decoding, settings
-        self._started: float | None = None
+        self._started = time.perf_counter()
         self._seconds_to_first_token: float | None = None
 
     @property
@@ -44,17 +44,13 @@ class Asked:
         text = json.dumps([self.prompt.messages, self.sample, self._settings], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    @property
-    def was_started(self) -> bool:
-        return self._started is not None
-
     def recall(self, row: dict[str, Any]) -> None:
         """Takes a row of an earlier run for its own."""
-        self.row = row
+        self.has_begun, self.row = True, row
         self.said = [Said(s["phase"], s["source"], s["text"]) for s in row["segments"]]
 
     def start(self) -> StreamedDecode:
-        self._started = time.perf_counter()
+        self.has_begun, self._started = True, time.perf_counter()
         return self.decoding
 
     def listen(self) -> None:
@@ -71,7 +67,7 @@ class Asked:
         self.listen()
 
     def _finish(self, sample: Sample) -> None:
-        seconds = time.perf_counter() - self._started if self.was_started else 0.0
+        seconds = time.perf_counter() - self._started if self.has_begun else 0.0
         num_sampled = len(sample.ids("thinking", "sampled")) + sample.num_answer_tokens
         self.row = {
             "key": self.key,
@@ -109,8 +105,3 @@ def _merged(said: list[Said]) -> list[Said]:
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
-
-
-def without_forcing(budget: Budget, profile: str) -> Budget:
-    """The same answer limit, and thinking as long as the model likes."""
-    return Budget(None if profile == "plain" else "auto", cue=budget.cue, max_answer_tokens=budget.max_answer_tokens)
