@@ -67,7 +67,7 @@ def create_app(
     async def generate(body: ChatRequest | CompletionRequest, request: Request, kind: type[Reply]) -> Response:
         clock = metrics.clock()
         work = await asyncio.get_running_loop().run_in_executor(reader, served.work, body)
-        reply = kind(served.name, body, work)
+        reply = kind(served.name, body, work, retokenized=getattr(engine, "retokenizes", False))
         request.scope["reply"] = reply  # for the line that log_requests writes
         stream = worker.submit(work.decodings)
         if body.stream:
