@@ -10,11 +10,12 @@ from functools import lru_cache
 from tiny_tokenizer import CORPUS
 
 QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-CHATML_TURNS = """{%- for m in messages %}
-    {%- set content = m.content %}
-    {%- if m.role == 'assistant' and STRIPS and '</think>' in content %}
+STRIP = """
+    {%- if m.role == 'assistant' and '</think>' in content %}
         {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
-    {%- endif %}
+    {%- endif %}"""
+CHATML_TURNS = """{%- for m in messages %}
+    {%- set content = m.content %}STRIP
     {%- if not (loop.first and m.role == 'system') %}
         {{- '<|im_start|>' + m.role + '\\n' + content + '<|im_end|>\\n' }}
     {%- endif %}
@@ -64,14 +65,15 @@ LLAMA_3 = """{%- for m in messages %}
 GEMMA = """{{- bos_token }}
 {%- if messages[0].role == 'system' %}{{- raise_exception('System role not supported') }}{%- endif %}
 {%- for m in messages %}
-    {{- '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\\n' + m.content | trim + '<end_of_turn>\\n' }}
+    {%- set role = 'model' if m.role == 'assistant' else m.role %}
+    {{- '<start_of_turn>' + role + '\\n' + m.content | trim + '<end_of_turn>\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<start_of_turn>model\\n' }}{%- endif %}"""
 
 
 def qwen_template(end: str, default_system: str = "", strips: bool = True) -> str:
     head = QWEN_HEAD.replace("DEFAULT", repr(default_system))
-    return head + CHATML_TURNS.replace("STRIPS", str(strips).lower()) + end
+    return head + CHATML_TURNS.replace("STRIP", STRIP if strips else "") + end
 
 
 @dataclass(frozen=True)

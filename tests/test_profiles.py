@@ -5,10 +5,11 @@ import re
 
 import pytest
 from family_tokenizers import FAMILIES, QWEN_SYSTEM, family_tokenizer
-from tiny_tokenizer import CHATML, tiny_tokenizer
+from tiny_tokenizer import tiny_tokenizer
 
 from core.chat import ChatFormat, detect_profile
 from core.config import UserError
+from core.types import Question, Trace
 from inference.budget import Budget, ForcedDecode
 from inference.engine import Driver
 from inference.scripted_engine import ScriptedEngine
@@ -51,8 +52,9 @@ GOLDEN = {
     "QwQ": ("think-tags", f"{CHATML_QUESTION}<think>\n", f"{ONLY_ANSWER}<think>\n", CHATML_STOPS),
     "Qwen3": ("think-tags", f"{CHATML_QUESTION}<think>", f"{ONLY_ANSWER}<think>", CHATML_STOPS),
     "Qwen3-Thinking-2507": ("think-tags", f"{CHATML_QUESTION}<think>\n", f"{ONLY_ANSWER}<think>\n", CHATML_STOPS),
+    "Qwen3-Instruct-2507": ("plain", CHATML_QUESTION, WHOLE_TURN, {"<|im_end|>"}),  # has the tags, and never thinks
     "R1-Distill-Qwen": ("think-tags", R1_QUESTION, R1_CHAT, R1_STOPS),
-    "R1-Distill-Llama": ("think-tags", R1_QUESTION, R1_CHAT, R1_STOPS),
+    "R1-Distill-Llama": ("think-tags", R1_QUESTION, R1_CHAT, R1_STOPS | {"<|eot_id|>"}),
     "R1-Distill, first template": ("think-tags", R1_QUESTION[:-1], R1_CHAT[:-1], R1_STOPS),
     "Llama-3-Instruct": ("plain", f"<|begin_of_text|>{LLAMA_QUESTION}", LLAMA_CHAT, {"<|eot_id|>"}),
     "Gemma-2": (
@@ -108,20 +110,10 @@ def test_ends_and_closes(family):
 
 
 def say(chat: ChatFormat, *texts: str, budget: Budget):
-    """Decodes with a model that says the first text after a question, then the others, each after what is forced."""
-    prompt = chat.prompt_ids("2+2?")
-    texts = [chat.encode(text) for text in texts]
-    said = []
-
-    def script(prefix, seed):
-        if not said or said[-1][1] == len(texts[said[-1][0]]):
-            said.append([len(said), 0])
-        at = said[-1]
-        at[1] += 1
-        return texts[at[0]][at[1] - 1]
-
-    driver = Driver(ScriptedEngine(script, 500, chat.num_token_ids))
-    ((_, done),) = driver.run([(0, ForcedDecode(prompt, budget, chat, 500))])
+    """Decodes with a model that says the texts one after another, whatever is forced between them."""
+    ids = iter([token for text in texts for token in chat.encode(text)])
+    driver = Driver(ScriptedEngine(lambda prefix, seed: next(ids), 1000, chat.num_token_ids))
+    ((_, done),) = driver.run([(0, ForcedDecode(chat.prompt_ids("2+2?"), budget, chat, 1000))])
     return done.sample()
 
 
@@ -149,8 +141,17 @@ def test_a_cut_is_closed_with_the_cue(family):
     assert sample.ended == "budget"
 
 
+@pytest.mark.parametrize("family", GOLDEN)
+def test_a_training_row_opens_thinking_as_its_prompt_does(family):
+    profile, question, *_ = GOLDEN[family]
+    chat = ChatFormat(profile, family_tokenizer(family))
+    trace = Trace(Question.of("2+2?", "4", "integer", "test", "sums"), "Easy.", "Answer: 4", "by hand")
+    opened = question if profile == "plain" else f"{question.rstrip()}\n"
+    assert chat.decode(chat.training_ids(trace)[0]).startswith(f"{opened}Easy.")
+
+
 def test_s1_on_qwens_tokenizer():
-    """Its tokenizer and template are Qwen2.5's, so that only the model's name tells; and its delimiter is two tokens."""
+    """Tokenizer and template are Qwen2.5's own, so only the name tells them apart; and the delimiter is two tokens."""
     tokenizer = family_tokenizer("Qwen2.5-Instruct")
     for name in ("simplescaling/s1-32B", "simplescaling/s1.1-7B", "/models/s1.1"):
         assert detect_profile(tokenizer, name) == "s1"
@@ -159,7 +160,7 @@ def test_s1_on_qwens_tokenizer():
     chat = ChatFormat("s1", tokenizer)
     assert chat.decode(chat.prompt_ids("2+2?")) == f"{QWEN_QUESTION}<|im_start|>think"
     assert chat.decode(chat.chat_ids(CHAT)) == f"{WHOLE_TURN}<|im_start|>think"
-    assert [chat.decode([t]) for t in chat.ends[0]] == ["<|im_start|>", "answer"]
+    assert len(chat.ends[0]) > 1 and chat.decode(chat.ends[0]) == "<|im_start|>answer"
     assert {chat.decode([t]) for t in chat.stop_token_ids} == {"<|im_start|>", "<|im_end|>"}
     assert tuple(chat.decode(chat.close_ids(*how)) for how in [(False,), (True,)]) == CLOSES["s1"][:2]
     sample = say(chat, "\n4?<|im_start|>answer", " 4.\n<|im_end|>", "\n4<|im_end|>", budget=Budget(num_ignore=1))
@@ -174,7 +175,7 @@ def test_tools_go_where_the_template_has_a_place_for_them():
         if chat.takes_tools:
             text = chat.decode(chat.chat_ids(CHAT, tools=[TOOL]))
             assert text.startswith("<|im_start|>system\nBe brief.\n\n# Tools\n<tools>\n{") and '"name": "add"' in text
-            assert text.count("<think>") == (profile == "think-tags") + (family == "Qwen2.5-Instruct")
+            assert text.count("<think>") == (profile == "think-tags") + (profile == "plain")
         else:
             with pytest.raises(UserError, match="takes no tools"):
                 chat.chat_ids(CHAT, tools=[TOOL])
