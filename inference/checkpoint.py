@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from core.chat import detect_profile
 from core.config import UserError
 
 WEIGHTS = ["*.safetensors", "*.gguf", "*.onnx"]
@@ -71,6 +72,15 @@ def load_tokenizer(path: str | Path) -> Any:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no usable tokenizer in this folder ({str(error).splitlines()[0][:200]})") from None
+
+
+def profile_of(model: str, path: str | Path, tokenizer: Any) -> str:
+    """The chat profile to use with a model: what train.sft wrote into its config.json, else what fits the tokenizer.
+
+    model: as the user named it. path: its local folder.
+    """
+    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    return config.get("thinking_profile") or detect_profile(tokenizer, model)
 
 
 def _before_torch() -> None:

@@ -8,7 +8,7 @@ ends, its next request goes in, while the others go on. No round waits for its s
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from core.config import UserError, option
@@ -77,11 +77,16 @@ class Engine(Protocol):
     def submit(self, key: Hashable, request: Request) -> None: ...
 
     def step(self) -> list[tuple[Hashable, Delta]]:
-        """Blocks until there is something to say; empty only when idle."""
+        """Waits until there is something to say, or a moment where others do the work. When idle: empty, and what was
+        held for a request that might have gone on is freed."""
         ...
 
     def cancel(self, key: Hashable) -> None:
         """No delta follows for this key."""
+        ...
+
+    def kv_cache_usage(self) -> float | None:
+        """Share of the KV cache that running requests hold; None where the engine does not say."""
         ...
 
     def reset_prefix_cache(self) -> None: ...
@@ -154,6 +159,7 @@ class Decoding(Protocol):
     """What the driver drives: see `inference.budget.ForcedDecode`."""
 
     phase: str
+    is_done: bool
 
     def next_request(self) -> Request | None: ...
 
@@ -179,7 +185,8 @@ class Driver:
     sampling, a server) calls `add` and `step` instead; between two steps anything may be added.
 
     store: continuations known already are answered from it, and what is in flight is asked once
-        (inference/continuations.py). None: every decoding asks for itself.
+        (inference/continuations.py). None: every decoding asks for itself, and is told of new ids as they come; one
+        that is done before its request has ended has it cancelled.
     num_sampled: tokens the engine really produced, by phase ("thinking", "answer").
     num_prompt: tokens of the prefixes it was given; num_cached: those of them that it found in its cache.
     """
@@ -268,19 +275,31 @@ class Driver:
         if flight.num_cached_tokens is None:
             flight.num_cached_tokens = delta.num_cached_tokens
         self.num_sampled[flight.phase] += len(delta.token_ids)
-        if delta.finish_reason is None:
+        is_over = delta.finish_reason is not None
+        if self.store is None:
+            [(_, decoding)] = flight.waiting
+            decoding.advance(replace(delta, num_cached_tokens=flight.num_cached_tokens))
+            if decoding.is_done and not is_over:
+                self.engine.cancel(flight_key)
+                is_over = True
+        if not is_over:
             return
         del self._flights[flight_key]
         self.num_cached += flight.num_cached_tokens or 0
+        if self.store is not None:
+            self._remember(flight, delta)
+        for key, decoding in flight.waiting:
+            self._go_on(key, decoding)
+
+    def _remember(self, flight: _Flight, last: Delta) -> None:
+        """Everyone, the asker too, is then answered by lookup."""
         logprobs = tuple(flight.logprobs) if flight.asked.logprobs else None
-        whole = Delta(tuple(flight.token_ids), delta.finish_reason, flight.num_cached_tokens, delta.error, logprobs)
-        if self.store is None or delta.finish_reason == "error":
+        whole = Delta(tuple(flight.token_ids), last.finish_reason, flight.num_cached_tokens, last.error, logprobs)
+        if last.finish_reason == "error":
             for _, decoding in flight.waiting:
                 decoding.advance(whole)
         else:
-            self.store.add(flight.asked, whole)  # everyone, the asker too, is then answered by lookup
-        for key, decoding in flight.waiting:
-            self._go_on(key, decoding)
+            self.store.add(flight.asked, whole)
 
 
 def _name(key: Hashable) -> str:

@@ -145,6 +145,9 @@ class TransformersEngine:
             if slot.active is not None and slot.active.key == key:
                 slot.active = None
 
+    def kv_cache_usage(self) -> float:
+        return sum(slot.active is not None for slot in self._slots) / len(self._slots)
+
     def reset_prefix_cache(self) -> None:
         """Forgets what finished requests left."""
         for slot in self._slots:
