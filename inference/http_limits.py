@@ -203,7 +203,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._num_head_bytes += len(data)
         super().data_received(data)
         if self._in_head and self._num_head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._say_and_close(431, f"the head of the request has more than {MAX_HEAD_BYTES:,} bytes", "head_too_large")
+            self._say_and_close(
+                431, f"the head of the request has more than {MAX_HEAD_BYTES:,} bytes", "head_too_large"
+            )
         self._watch()
 
     def send_400_response(self, msg: str) -> None:
