@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,24 +17,18 @@ uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("httptools")
 
 from core.config import UserError  # noqa: E402
-from inference.http_limits import (  # noqa: E402
-    MAX_HEAD_BYTES,
-    ApiKeys,
-    HttpLimits,
-    check_host,
-    guarded,
-    read_keys,
-    server_config,
-)
+from inference.api_keys import ApiKeys, read_api_keys  # noqa: E402
+from inference.http_limits import MAX_HEAD_BYTES, guarded, uvicorn_config  # noqa: E402
+from inference.serve_config import ServeConfig, check  # noqa: E402
 
-QUICK = HttpLimits(max_body_bytes=1000, max_connections=8, request_timeout=0.1, send_timeout=0.1, keep_alive=0.05)
-SLOW = HttpLimits(max_body_bytes=1000, max_connections=8)
+SLOW = ServeConfig(model="none", max_body_bytes=1000, max_connections=8, shutdown_seconds=1)
+QUICK = replace(SLOW, request_seconds=0.1, send_seconds=0.1, keep_alive_seconds=0.05)
 KEY = "sk-a-key-that-nobody-should-see"
 KEYS = ApiKeys(["other", KEY])
 
 
 @contextmanager
-def serving(limits: HttpLimits, keys: ApiKeys | None = None, local_only: bool = False) -> Iterator[SimpleNamespace]:
+def serving(config: ServeConfig, keys: ApiKeys | None = None) -> Iterator[SimpleNamespace]:
     """A server in a thread. `.cancelled`: set when the app saw its client go."""
     state = SimpleNamespace(port=0, cancelled=threading.Event())
 
@@ -55,13 +50,13 @@ def serving(limits: HttpLimits, keys: ApiKeys | None = None, local_only: bool = 
         while True:
             await send({"type": "http.response.body", "body": b"x" * 10_000, "more_body": True})
 
-    config = server_config(guarded(app, keys, limits, local_only), "127.0.0.1", 0, limits, lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
+    server = uvicorn.Server(uvicorn_config(guarded(app, keys, config), config))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.005)
-    state.port = server.servers[0].sockets[0].getsockname()[1]
+    state.port = listener.getsockname()[1]
     state.connections = server.server_state.connections
     try:
         yield state
@@ -236,36 +231,35 @@ def test_keys(caplog):
 
 def test_keys_come_from_a_variable(monkeypatch):
     monkeypatch.setenv("KEYS", " one, two ,")
-    keys = read_keys("KEYS")
-    assert keys.accepts(b"Bearer two") and not keys.accepts(b"Bearer one, two") and read_keys(None) is None
+    keys = read_api_keys("KEYS")
+    assert keys.accepts(b"Bearer two") and not keys.accepts(b"Bearer one, two") and read_api_keys(None) is None
     for value in ("", " , ", "secret with spaces", "secr\u00e9t"):
         monkeypatch.setenv("KEYS", value)
         with pytest.raises(UserError, match="api_keys_env=KEYS") as error:
-            read_keys("KEYS")
+            read_api_keys("KEYS")
         assert "secr" not in str(error.value)
 
 
 def test_other_machines_are_served_with_keys_alone():
     for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost"):
-        check_host(host, None, insecure=False)
+        check(ServeConfig("m", host=host))
     for host in ("0.0.0.0", "::", "", "192.168.1.7", "example.org", "127.0.0.1.example.org"):
         with pytest.raises(UserError, match="insecure=true"):
-            check_host(host, None, insecure=False)
-        check_host(host, None, insecure=True)
-        check_host(host, ApiKeys([KEY]), insecure=False)
+            check(ServeConfig("m", host=host))
+        check(ServeConfig("m", host=host, insecure=True))
+        check(ServeConfig("m", host=host, api_keys_env="KEYS"))
 
 
-def test_a_web_page_cannot_reach_a_server_without_keys():
-    with serving(SLOW, local_only=True) as server:
-        for host in ("localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST"):
-            assert ask(server.port, head("content-length: 0", host=host))[0] == 200
-        for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8000", "[evil", ""):
-            assert refused(ask(server.port, head("content-length: 0", host=host))) == (421, "unknown_host")
-        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "json"):
-            request = head("content-length: 2").replace(b"application/json", kind.encode()) + b"{}"
-            assert refused(ask(server.port, request)) == (415, "unsupported_media_type")
-        request = head("content-length: 2").replace(b"json", b"json; charset=utf-8") + b"{}"
-        assert ask(server.port, request)[0] == 200
+def test_a_web_page_cannot_reach_a_server_without_keys(slow):
+    for host in ("localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST"):
+        assert ask(slow.port, head("content-length: 0", host=host))[0] == 200
+    for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8000", "[evil", ""):
+        assert refused(ask(slow.port, head("content-length: 0", host=host))) == (421, "unknown_host")
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "json"):
+        request = head("content-length: 2").replace(b"application/json", kind.encode()) + b"{}"
+        assert refused(ask(slow.port, request)) == (415, "unsupported_media_type")
+    request = head("content-length: 2").replace(b"json", b"json; charset=utf-8") + b"{}"
+    assert ask(slow.port, request)[0] == 200
 
 
 def test_what_is_no_http_is_refused(quick):
