@@ -120,9 +120,7 @@ class ForcedRows:
 
     def __init__(self, chat: ChatFormat, num_slots: int, vocab_size: int, device: torch.device, truncate: Truncate):
         if chat.name.startswith("steps"):
-            raise UserError(
-                f"profile {chat.name!r}: its delimiter begins as a step does, and no token is undone"
-            )
+            raise UserError(f"profile {chat.name!r}: its delimiter begins as a step does, and no token is undone")
         if chat.num_token_ids > vocab_size:
             raise UserError(f"the tokenizer names {chat.num_token_ids} ids, the model knows {vocab_size}")
         self.chat, self.device, self._truncate = chat, device, truncate

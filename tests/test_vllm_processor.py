@@ -228,7 +228,10 @@ def greedy_logits(script, prefixes, filler):
 
 
 CASES = [
-    (profile, seed, text) for profile in ("think-tags", "s1", "plain") for seed in range(12) for text in ("Wait", "\nWait!\n")
+    (profile, seed, text)
+    for profile in ("think-tags", "s1", "plain")
+    for seed in range(12)
+    for text in ("Wait", "\nWait!\n")
 ]
 
 
