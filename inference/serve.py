@@ -20,12 +20,13 @@ from pathlib import Path
 
 from core import log
 from core.config import UserError, run_entry
-from inference.serve_config import ServeConfig, check, read_api_keys
+from inference.api_keys import ApiKeys, read_api_keys
+from inference.serve_config import ServeConfig, check
 
 
 def main(config: ServeConfig) -> None:
     check(config)
-    api_keys = read_api_keys(config)
+    api_keys = read_api_keys(config.api_keys_env)
     listener = bind(config.host, config.port)  # before the model is loaded, which takes minutes
     log.say(f"loading {config.model}")
 
@@ -51,10 +52,11 @@ def main(config: ServeConfig) -> None:
     log.say("server ended")
 
 
-def run(engine, served, config: ServeConfig, api_keys: frozenset[str], listener: socket.socket) -> Exception | None:
+def run(engine, served, config: ServeConfig, api_keys: ApiKeys | None, listener: socket.socket) -> Exception | None:
     """Serves until a signal comes, or the engine fails; then returns why."""
     import uvicorn
 
+    from inference.http_limits import uvicorn_config
     from inference.server import create_app
 
     failures = []
@@ -64,15 +66,7 @@ def run(engine, served, config: ServeConfig, api_keys: frozenset[str], listener:
         server.should_exit = True
 
     app = create_app(engine, served, config, api_keys, on_failure=end)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            access_log=False,
-            log_level="warning",
-            timeout_graceful_shutdown=config.shutdown_seconds,
-            server_header=False,
-        )
-    )
+    server = uvicorn.Server(uvicorn_config(app, config))
     # uvicorn ends by raising the signal that ended it once more; for us that is an ordinary end
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)

@@ -16,7 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core import log
 from inference.api import ApiError, ChatRequest, CompletionRequest, refusal_of
+from inference.api_keys import ApiKeys
 from inference.engine import Engine
+from inference.http_limits import guarded
 from inference.replies import ChatReply, CompletionReply, Reply, error_chunk
 from inference.serve_config import ServeConfig
 from inference.serve_metrics import Clock, Metrics
@@ -32,7 +34,7 @@ def create_app(
     engine: Engine,
     served: ServedModel,
     config: ServeConfig,
-    api_keys: frozenset[str] = frozenset(),
+    api_keys: ApiKeys | None = None,
     on_failure: Callable[[EngineFailed], None] = lambda failure: None,
 ) -> ASGIApp:
     """The app, which owns the engine's thread while it runs (not the engine, which stays open).
@@ -67,7 +69,7 @@ def create_app(
     async def generate(body: ChatRequest | CompletionRequest, request: Request, kind: type[Reply]) -> Response:
         clock = metrics.clock()
         work = await asyncio.get_running_loop().run_in_executor(reader, served.work, body)
-        reply = kind(served.name, body, work)
+        reply = kind(served.name, body, work, retokenized=getattr(engine, "retokenizes", False))
         request.scope["reply"] = reply  # for the line that log_requests writes
         stream = worker.submit(work.decodings)
         if body.stream:
@@ -103,8 +105,7 @@ def create_app(
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     _answer_errors(app)
-    guarded: ASGIApp = app
-    return Counted(guarded, metrics, config.log_requests)
+    return Counted(guarded(app, api_keys, config), metrics, config.log_requests)
 
 
 @asynccontextmanager

@@ -59,12 +59,13 @@ def running_server(engine: Any, chat: ChatFormat | None = None, max_num_seqs: in
     """Yields its URL (without /v1). config: keys of ServeConfig."""
     import uvicorn
 
+    from inference.http_limits import uvicorn_config
     from inference.served_model import ServedModel
     from inference.server import create_app
 
-    config = ServeConfig(model="tiny", engine=EngineConfig(max_num_seqs=max_num_seqs), **config)
+    config = ServeConfig(model="tiny", shutdown_seconds=2, engine=EngineConfig(max_num_seqs=max_num_seqs), **config)
     app = create_app(engine, ServedModel("tiny", chat or chat_format(), engine, config), config)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2))
+    server = uvicorn.Server(uvicorn_config(app, config))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
