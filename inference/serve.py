@@ -15,6 +15,7 @@ that fails ends it too, with status 1, so that whoever supervises it starts it a
 import signal
 import socket
 import sys
+import traceback
 from pathlib import Path
 
 from core import log
@@ -41,17 +42,18 @@ def main(config: ServeConfig) -> None:
     served = ServedModel(name, ChatFormat(profile, tokenizer), engine, config)
     announce(config, served, listener)
     try:
-        has_failed = run(engine, served, config, api_keys, listener)
+        failure = run(engine, served, config, api_keys, listener)
+        if failure is not None:
+            traceback.print_exception(failure.__cause__)
+            print(f"error: {failure}; the server ends, and its clients were told", file=sys.stderr, flush=True)
+            raise SystemExit(1)
     finally:
         engine.close()
-    if has_failed:
-        print("error: the engine failed; the server ends (its requests were told)", file=sys.stderr, flush=True)
-        raise SystemExit(1)
     log.say("server ended")
 
 
-def run(engine, served, config: ServeConfig, api_keys: ApiKeys | None, listener: socket.socket) -> bool:
-    """Serves until a signal comes (False) or the engine fails (True)."""
+def run(engine, served, config: ServeConfig, api_keys: ApiKeys | None, listener: socket.socket) -> Exception | None:
+    """Serves until a signal comes, or the engine fails; then returns why."""
     import uvicorn
 
     from inference.http_limits import uvicorn_config
@@ -59,8 +61,8 @@ def run(engine, served, config: ServeConfig, api_keys: ApiKeys | None, listener:
 
     failures = []
 
-    def end() -> None:
-        failures.append(True)
+    def end(failure: Exception) -> None:
+        failures.append(failure)
         server.should_exit = True
 
     app = create_app(engine, served, config, api_keys, on_failure=end)
@@ -69,7 +71,7 @@ def run(engine, served, config: ServeConfig, api_keys: ApiKeys | None, listener:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     server.run(sockets=[listener])
-    return bool(failures)
+    return failures[0] if failures else None
 
 
 def name_of(model: str) -> str:

@@ -35,19 +35,24 @@ def create_app(
     served: ServedModel,
     config: ServeConfig,
     api_keys: ApiKeys | None = None,
-    on_failure: Callable[[], None] = lambda: None,
+    on_failure: Callable[[EngineFailed], None] = lambda failure: None,
 ) -> ASGIApp:
     """The app, which owns the engine's thread while it runs (not the engine, which stays open).
 
     on_failure: called when the engine has raised; until the process ends /health says so.
     """
-    worker = Worker(engine, config.engine.max_num_seqs, config.max_queue, on_failure=on_failure)
+    worker = Worker(
+        engine,
+        max_running=config.engine.max_num_seqs,
+        max_waiting=config.max_queue,
+        on_end=lambda sample: metrics.sample(sample),
+        on_failure=on_failure,
+    )
     metrics = Metrics({
         "running": ("Samples that are decoded", lambda: worker.num_running),
         "waiting": ("Samples that wait for a place", lambda: worker.num_waiting),
         "kv_cache_usage": ("Share of the KV cache that running samples hold", lambda: worker.kv_cache_usage),
     })  # fmt: skip
-    worker.on_end = metrics.sample
     # one thread reads prompts: a long one delays other prompts, and no stream
     reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")
 
@@ -58,7 +63,7 @@ def create_app(
         await worker.close()
         reader.shutdown(wait=False, cancel_futures=True)
 
-    app = FastAPI(title="Budget forcing", lifespan=lifespan)
+    app = FastAPI(title="Budget forcing", lifespan=lifespan, docs_url=None, redoc_url=None)
     started = int(time.time())
 
     async def generate(body: ChatRequest | CompletionRequest, request: Request, kind: type[Reply]) -> Response:

@@ -92,7 +92,7 @@ class Worker:
         max_running: int,
         max_waiting: int,
         on_end: Callable[[Sample], None] = lambda sample: None,
-        on_failure: Callable[[], None] = lambda: None,
+        on_failure: Callable[[EngineFailed], None] = lambda failure: None,
     ):
         self.failure: EngineFailed | None = None
         self.kv_cache_usage: float | None = None
@@ -225,4 +225,4 @@ class Worker:
         for stream in self._open:
             stream._fail(failure)
         self._open.clear()
-        self._on_failure()
+        self._on_failure(failure)
