@@ -45,7 +45,7 @@ def create_app(
         engine,
         max_running=config.engine.max_num_seqs,
         max_waiting=config.max_queue,
-        on_end=lambda sample: metrics.sample(sample),
+        on_end=lambda decoding: metrics.sample(decoding.ended, decoding.sample()),
         on_failure=on_failure,
     )
     metrics = Metrics({

@@ -81,7 +81,7 @@ class Worker:
     """Runs decodings on an engine, in a thread of its own.
 
     max_running: samples decoded at a time. max_waiting: samples that may wait for that; more are refused.
-    on_end: called on the event loop with each Sample that has ended, cancelled ones too.
+    on_end: called on the event loop with each decoding that has ended, cancelled ones too.
     on_failure: called on the event loop when the engine has raised.
     kv_cache_usage: see Engine; as of the last look.
     """
@@ -91,7 +91,7 @@ class Worker:
         engine: Engine,
         max_running: int,
         max_waiting: int,
-        on_end: Callable[[Sample], None] = lambda sample: None,
+        on_end: Callable[[StreamedDecode], None] = lambda decoding: None,
         on_failure: Callable[[EngineFailed], None] = lambda failure: None,
     ):
         self.failure: EngineFailed | None = None
@@ -212,12 +212,12 @@ class Worker:
 
     def _deliver(self, news: dict[Stream, list[Event]]) -> None:
         for stream, events in news.items():
-            ended = [event for _, event in events if isinstance(event, Sample)]
+            ended = [stream.decodings[index] for index, event in events if isinstance(event, Sample)]
             if ended:
                 self._open[stream] -= len(ended)
                 self._open += Counter()  # forgets those with none left
-                for sample in ended:
-                    self._on_end(sample)
+                for decoding in ended:
+                    self._on_end(decoding)
             stream._put(events)
 
     def _fail(self, failure: EngineFailed) -> None:

@@ -258,7 +258,11 @@ def test_what_changes_nothing_is_accepted(served):
         [*MESSAGES, before, {"role": "user", "content": parts}], extra={"max_thinking_tokens": 5} | ANSWER,
         logprobs=False, frequency_penalty=0, response_format={"type": "text"}, user="me", top_p=1.0, store=False,
     )  # fmt: skip
-    texts = [*MESSAGES, {"role": "assistant", "content": before["content"]}, {"role": "user", "content": "How many legs?"}]
+    texts = [
+        *MESSAGES,
+        {"role": "assistant", "content": before["content"]},
+        {"role": "user", "content": "How many legs?"},
+    ]
     assert answer.usage.prompt_tokens == len(served.chat.chat_ids(texts))
 
 
