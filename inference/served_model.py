@@ -8,7 +8,15 @@ from typing import Any
 
 from core.chat import ChatFormat
 from core.config import UserError
-from inference.api import MAX_STOPS, MIN_TEMPERATURE, ApiError, ChatRequest, CompletionRequest, check_supported
+from inference.api import (
+    MAX_STOPS,
+    MIN_TEMPERATURE,
+    ApiError,
+    ChatRequest,
+    CompletionRequest,
+    check_supported,
+    check_unicode,
+)
 from inference.budget import Budget, derived_seed
 from inference.engine import Engine, Sampling
 from inference.serve_config import BUDGET_FIELDS, ServeConfig
@@ -50,6 +58,7 @@ class ServedModel:
     def work(self, body: Body) -> Work:
         """Raises ApiError for what is refused. Takes long for a long prompt: not for the event loop."""
         check_supported(body)
+        check_unicode(body)
         self._check_n(body)
         if body.model is not None and body.model != self.name:
             message = f"the model {_shown(body.model)} does not exist; this server has {self.name!r}"
