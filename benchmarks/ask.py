@@ -8,9 +8,10 @@ All ways write the same number of thinking tokens after the same prompt, in one 
     model.generate  transformers' own greedy loop with its KV cache, stopping at nothing
     re-tokenising   the loop people paste: after each token all text is decoded, encoded again, and read from its start
 
-The order of the first two alternates from repeat to repeat; the third, whose cost grows with the square, runs fewer times
-(num_retokenising). Prints tokens a second and the ratios of ask to the others, by seconds and by processor seconds, which
-other processes of the machine lengthen less. Thinking is held open (min_thinking_tokens), so that all write as much.
+The order of the first two alternates from repeat to repeat; the third, whose cost grows with the square, runs fewer
+times (num_retokenising). Prints tokens a second and the ratios of ask to the others, by seconds and by processor
+seconds, which other processes of the machine lengthen less. Thinking is held open (min_thinking_tokens), so that all
+write as much.
 """
 
 import dataclasses

@@ -84,7 +84,7 @@ def _without_free_text(schema: type, args: list[str]) -> tuple[list[str], dict[s
     texts = [a for a in args if not _is_pair(a, keys) and not a.startswith("-") and not a.endswith((".yaml", ".yml"))]
     if len(texts) > 1:
         raise UserError(f'several texts ({", ".join(map(repr, texts[:4]))}); put the {name} into quotes: "..."')
-    return [a for a in args if a not in texts], {name: text for text in texts}
+    return [a for a in args if a not in texts], {name: texts[0]} if texts else {}
 
 
 def _is_pair(arg: str, keys: set[str]) -> bool:

@@ -37,6 +37,7 @@ from inference.engine import Driver, EngineConfig, load_engine
 from inference.prompts import Prompt, prompt_of, read_prompts
 from inference.stream import StreamedDecode
 
+
 def main(config: AskConfig) -> None:
     """Raises SystemExit: 130 after Ctrl-C, 1 where the engine failed on a sample."""
     check(config)
@@ -77,8 +78,8 @@ def all_of(
                 seed = derived_seed(config.seed, question_id(prompt.question), sample)
                 decoding = StreamedDecode(ids, budget, chat, max_model_len, config.sampling, seed)
                 if decoding.is_done:
-                    raise UserError(f"{prompt.where}: {decoding.sample().error}; give a larger engine.max_model_len, or "
-                                    "a smaller max_answer_tokens")  # fmt: skip
+                    way_out = "raise engine.max_model_len or lower max_answer_tokens"
+                    raise UserError(f"{prompt.where}: {decoding.sample().error}; {way_out}")
                 settings = {"model": config.model, "profile": chat.name, "max_model_len": max_model_len,
                             "budget": asdict(budget), "sampling": asdict(config.sampling), "seed": seed}  # fmt: skip
                 asked.append(Asked(prompt, number, sample, label, decoding, settings))

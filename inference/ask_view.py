@@ -12,9 +12,9 @@ from rich.text import Text
 
 from inference.asked import Asked, Said
 
-STYLES = {("thinking", "sampled"): "dim", ("answer", "sampled"): "bold", ("thinking", "forced"): "black on yellow",
-          ("answer", "forced"): "black on yellow"}  # fmt: skip
-ENDED = {"natural": "thinking ended by itself", "budget": "thinking was cut at its budget", "error": "the engine failed",
+STYLES = {("thinking", "sampled"): "dim", ("thinking", "forced"): "black on yellow",
+          ("answer", "sampled"): "bold", ("answer", "forced"): "black on yellow"}  # fmt: skip
+ENDED = {"natural": "thinking ended by itself", "budget": "thinking was cut at its budget", "error": "failed",
          "context": "thinking was cut at the context's end", "cancelled": "interrupted"}  # fmt: skip
 # what could move the cursor or change colours: all control characters but newline and tab
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

@@ -16,6 +16,7 @@ from core.chat import ChatFormat
 from core.config import UserError, load, run_entry
 from inference.ask import AskConfig
 from inference.ask_view import Columns, marked, view_of
+from inference.checkpoint import load_tokenizer
 from inference.budget import Budget, ForcedDecode
 from inference.engine import Delta, Driver, EngineConfig
 from inference.scripted_engine import ScriptedEngine
@@ -92,7 +93,7 @@ def test_json_is_the_forced_decode(ask, tmp_path, profile, budget):
     args = [f"{key}={value}" for key, value in budget.items()]
     status, out, _ = ask(QUESTION, f"profile={profile}", "output=json", *args, script=babbles)
     [row] = map(json.loads, out.splitlines())
-    chat = ChatFormat(profile, tiny_tokenizer())
+    chat = ChatFormat(profile, load_tokenizer(tmp_path / "model"))
     if profile == "plain" and not budget:
         budget = {"max_thinking_tokens": None}
     engine = ScriptedEngine(babbles, 512, len(tiny_tokenizer()), filler=5)
