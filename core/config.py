@@ -69,7 +69,8 @@ def load(schema: type[T], args: list[str]) -> T:
             config = _merge(schema, config, _read(file), where=file)
         for pair in pairs:
             config = _merge(schema, config, OmegaConf.from_dotlist([pair]), where=f"argument {pair!r}")
-        return dataclasses.replace(_to_object(config), **text)
+        built = _to_object(config)
+        return dataclasses.replace(built, **text) if text else built
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from None
 

@@ -11,7 +11,7 @@ marks ([[Wait]] was forced). prompts= takes a .txt file (a question a line), .js
 stdout, and everything else on stderr. Ctrl-C keeps what was said; a second one ends at once.
 
 engine.backend=auto is vLLM on a GPU where it is installed, and transformers elsewhere: on a CPU vLLM takes 20 to 80
-seconds to start, and a single question runs no faster. For hundreds of questions on a CPU: engine.backend=vllm.
+seconds to start, more than a question takes. For hundreds of questions on a CPU: engine.backend=vllm.
 """
 
 import signal
