@@ -33,7 +33,7 @@ from inference.ask_config import AskConfig, budgets_of, check, engine_config_of
 from inference.ask_view import View, view_of
 from inference.asked import Asked
 from inference.budget import Budget, derived_seed
-from inference.engine import Driver, EngineConfig, load_engine
+from inference.engine import Driver, Engine, EngineConfig, load_engine
 from inference.prompts import Prompt, prompt_of, read_prompts
 from inference.stream import StreamedDecode
 
@@ -102,10 +102,7 @@ def run(
     view.update()
     if not waiting:
         return False
-    started = time.monotonic()
-    say(f"loading {config.model} with {engine_config.backend}")
-    engine, _ = load_engine(config.model, engine_config)
-    say(f"loaded in {duration(time.monotonic() - started)}")
+    engine = load(config.model, engine_config)
     started = time.monotonic()
     with closing(engine), first_interrupt() as interrupts, progress_of(asked, len(waiting)) as progress:
         driver, running = Driver(engine), []
@@ -126,6 +123,18 @@ def run(
             one.cancel()
         view.update()
     return bool(interrupts)
+
+
+def load(model: str, config: EngineConfig) -> Engine:
+    """Raises UserError where the engine has less context than was asked for, as a running server may."""
+    started = time.monotonic()
+    say(f"loading {model}, engine.backend={config.backend}")
+    engine, _ = load_engine(model, config)
+    say(f"loaded in {duration(time.monotonic() - started)}")
+    if engine.max_model_len < config.max_model_len:
+        engine.close()
+        raise UserError(f"the engine's context is shorter; give engine.max_model_len={engine.max_model_len}")
+    return engine
 
 
 @contextmanager
