@@ -76,7 +76,8 @@ def budgets_of(config: AskConfig, profile: str) -> dict[str, Budget]:
 
 
 def engine_config_of(config: AskConfig, path: Path) -> EngineConfig:
-    """The backend to use (a running server's is named by engine.base_url), the context that the model has, and weights in 4 bits where they are asked for."""
+    """With the backend chosen (a running server is named by engine.base_url), no more context than the model has, and
+    weights in 4 bits where they are asked for."""
     engine = config.engine
     max_model_len = min(engine.max_model_len, checkpoint.context_of(path) or engine.max_model_len)
     backend, options = engine.backend, engine.options

@@ -10,8 +10,9 @@ import pytest
 from tiny_model import tiny_model
 
 from core.chat import ChatFormat
-from core.config import load
-from inference.ask import AskConfig, main
+from core.config import UserError, load
+from inference.ask import main
+from inference.ask_config import AskConfig, engine_config_of
 from inference.budget import Budget, ForcedDecode
 from inference.continuations import ContinuationStore
 from inference.engine import Driver, EngineConfig, load_engine
@@ -90,12 +91,17 @@ def test_the_fingerprint_is_not_computed_for_a_question(folder, monkeypatch):
                           "engine.backend=transformers"]))  # fmt: skip
 
 
-def test_four_bits_need_a_gpu(folder):
-    import torch
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
-    from core.config import UserError
 
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
+def test_auto_is_transformers_without_a_gpu(folder, no_gpu):
+    """Whatever else is installed; and the context is the model's."""
+    config = engine_config_of(load(AskConfig, ["model=x", "engine.max_model_len=9999"]), folder)
+    assert (config.backend, config.max_model_len) == ("transformers", CONTEXT)
+
+
+def test_four_bits_need_a_gpu(folder, no_gpu):
     with pytest.raises(UserError, match="four_bit=true needs an NVIDIA GPU"):
         main(load(AskConfig, [f"model={folder}", QUESTIONS[0], "four_bit=true"]))
