@@ -1,5 +1,6 @@
-"""The front mode: `inference.serve`, and the engine under it, over vLLM's own server and over one that knows text alone.
-The tests of the other engines and of the embedded server, taken over."""
+"""The front mode, `inference.serve` and the engine under it, over vLLM's own server and over one that has no token ids.
+The tests of the other engines and of the embedded server, taken over.
+"""
 
 import json
 import re
