@@ -82,6 +82,7 @@ BUDGETS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retokenize", [False, True])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, 0.9)], ids=["temperature 0", "temperature 1"])
 def test_forced_decoding_over_http_equals_that_without(folder, retokenize, sampling):
