@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticSerializationError
 
 MAX_STOPS = 16
 MIN_TEMPERATURE = 0.01  # below it, and above 0, logits overflow
@@ -157,6 +158,14 @@ def check_supported(body: _Body) -> None:
         if value is not None and not any(value == v and type(value) in (type(v), float) for v in values):
             allowed = f"; leave it out, or send {' or '.join(map(repr, values))}" if values else "; leave it out"
             raise ApiError(f"{name} is not supported here{allowed}", name, code="unsupported_parameter")
+
+
+def check_unicode(body: _Body) -> None:
+    """Raises ApiError where a text anywhere in the body is none: JSON can write half of a surrogate pair."""
+    try:
+        body.model_dump_json()
+    except PydanticSerializationError:
+        raise ApiError("the body has a text that is not valid Unicode (a lone surrogate)") from None
 
 
 def refusal_of(errors: Sequence[Any], schema: type[BaseModel]) -> ApiError:

@@ -15,67 +15,65 @@ that fails ends it too, with status 1, so that whoever supervises it starts it a
 import signal
 import socket
 import sys
+import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from core import log
 from core.config import UserError, run_entry
-from inference.serve_config import ServeConfig, check, read_api_keys
+from inference.api_keys import ApiKeys, read_api_keys
+from inference.serve_config import ServeConfig, check
 
 
 def main(config: ServeConfig) -> None:
     check(config)
-    api_keys = read_api_keys(config)
+    api_keys = read_api_keys(config.api_keys_env)
     listener = bind(config.host, config.port)  # before the model is loaded, which takes minutes
     log.say(f"loading {config.model}")
 
     from core.chat import ChatFormat
-    from inference.checkpoint import profile_of, resolve
+    from inference import checkpoint
     from inference.engine import load_engine
     from inference.served_model import ServedModel
 
-    engine, tokenizer = load_engine(config.model, config.engine)
-    path = resolve(config.model, config.engine.revision, weights=False)
-    profile = config.profile or profile_of(config.model, path, tokenizer)
-    name = config.served_model_name or name_of(config.model)
-    served = ServedModel(name, ChatFormat(profile, tokenizer), engine, config)
+    path = checkpoint.resolve(config.model, config.engine.revision, weights=False)
+    tokenizer = checkpoint.load_tokenizer(path)
+    chat = ChatFormat(config.profile or checkpoint.profile_of(config.model, path, tokenizer), tokenizer)
+    context = min(config.engine.max_model_len, checkpoint.context_of(path) or config.engine.max_model_len)
+    engine, _ = load_engine(config.model, replace(config.engine, max_model_len=context))
+    served = ServedModel(config.served_model_name or name_of(config.model), chat, engine, config)
     announce(config, served, listener)
     try:
-        has_failed = run(engine, served, config, api_keys, listener)
+        failure = run(engine, served, config, api_keys, listener)
+        if failure is not None:
+            traceback.print_exception(failure.__cause__)
+            print(f"error: {failure}; the server ends, and its clients were told", file=sys.stderr, flush=True)
+            raise SystemExit(1)
     finally:
         engine.close()
-    if has_failed:
-        print("error: the engine failed; the server ends (its requests were told)", file=sys.stderr, flush=True)
-        raise SystemExit(1)
     log.say("server ended")
 
 
-def run(engine, served, config: ServeConfig, api_keys: frozenset[str], listener: socket.socket) -> bool:
-    """Serves until a signal comes (False) or the engine fails (True)."""
+def run(engine, served, config: ServeConfig, api_keys: ApiKeys | None, listener: socket.socket) -> Exception | None:
+    """Serves until a signal comes, or the engine fails; then returns why."""
     import uvicorn
 
+    from inference.http_limits import uvicorn_config
     from inference.server import create_app
 
     failures = []
 
-    def end() -> None:
-        failures.append(True)
+    def end(failure: Exception) -> None:
+        failures.append(failure)
         server.should_exit = True
 
     app = create_app(engine, served, config, api_keys, on_failure=end)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            access_log=False,
-            log_level="warning",
-            timeout_graceful_shutdown=config.shutdown_seconds,
-            server_header=False,
-        )
-    )
+    server = uvicorn.Server(uvicorn_config(app, config))
     # uvicorn ends by raising the signal that ended it once more; for us that is an ordinary end
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     server.run(sockets=[listener])
-    return bool(failures)
+    return failures[0] if failures else None
 
 
 def name_of(model: str) -> str:

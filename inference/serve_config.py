@@ -1,6 +1,5 @@
 """What a server is told: the keys of inference.serve."""
 
-import os
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -44,6 +43,10 @@ class ServeConfig:
     max_n: int = option(16, help="most samples of a request")
     max_queue: int = option(256, help="samples that wait while all places are taken; then 429")
     max_body_bytes: int = option(10_000_000, help="of a request")
+    max_connections: int = option(512, help="beyond it, one that has sent no whole request makes room; or 503")
+    request_seconds: float = option(30.0, help="in which a client has to send a whole request")
+    send_seconds: float = option(30.0, help="after which a client that does not read its answer is given up")
+    keep_alive_seconds: float = option(5.0, help="that a connection may idle between two requests")
     shutdown_seconds: int = option(10, help="what runs may go on for so long after SIGTERM; then it is cancelled")
     engine: EngineConfig = option(EngineConfig, help="how to load the model")
 
@@ -59,7 +62,7 @@ def check(config: ServeConfig) -> None:
                 raise UserError(f"{where}: unknown key {key!r}; known keys: {', '.join(BUDGET_FIELDS)}")
         _check_budget(values, where)
     _check_budget({"max_thinking_tokens": config.max_thinking_tokens}, "argument")
-    for key in ("answer_reserve", "max_n", "max_body_bytes"):
+    for key in ("answer_reserve", "max_n", "max_body_bytes", "max_connections"):
         if getattr(config, key) < 1:
             raise UserError(f"{key} must be at least 1")
     if config.max_n > config.engine.max_num_seqs + config.max_queue:
@@ -71,21 +74,11 @@ def check(config: ServeConfig) -> None:
         )
 
 
-def read_api_keys(config: ServeConfig) -> frozenset[str]:
-    """The keys, none of them where none are asked for. Raises UserError where the variable is empty or not set."""
-    if config.api_keys_env is None:
-        return frozenset()
-    keys = frozenset(key.strip() for key in os.environ.get(config.api_keys_env, "").split(",")) - {""}
-    if not keys:
-        raise UserError(f"api_keys_env={config.api_keys_env}: this environment variable holds no keys")
-    return keys
-
-
 def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host.lower() == "localhost"
 
 
 def _check_budget(values: dict[str, Any], where: str) -> None:

@@ -8,7 +8,15 @@ from typing import Any
 
 from core.chat import ChatFormat
 from core.config import UserError
-from inference.api import MAX_STOPS, MIN_TEMPERATURE, ApiError, ChatRequest, CompletionRequest, check_supported
+from inference.api import (
+    MAX_STOPS,
+    MIN_TEMPERATURE,
+    ApiError,
+    ChatRequest,
+    CompletionRequest,
+    check_supported,
+    check_unicode,
+)
 from inference.budget import Budget, derived_seed
 from inference.engine import Engine, Sampling
 from inference.serve_config import BUDGET_FIELDS, ServeConfig
@@ -50,6 +58,7 @@ class ServedModel:
     def work(self, body: Body) -> Work:
         """Raises ApiError for what is refused. Takes long for a long prompt: not for the event loop."""
         check_supported(body)
+        check_unicode(body)
         self._check_n(body)
         if body.model is not None and body.model != self.name:
             message = f"the model {_shown(body.model)} does not exist; this server has {self.name!r}"
@@ -90,7 +99,8 @@ class ServedModel:
             values["cue"] = ""  # the whole turn is the answer
         else:
             values["max_thinking_tokens"] = self._thinking_limit(values["max_thinking_tokens"])
-        return Budget(**{field: value for field, value in values.items() if value is not None})
+        limit = values.pop("max_thinking_tokens")  # None means something to a Budget
+        return Budget(limit, **{field: value for field, value in values.items() if value is not None})
 
     def _effort(self, effort: str | None) -> dict[str, Any]:
         if effort is None:
@@ -102,9 +112,9 @@ class ServedModel:
 
     def _thinking_limit(self, asked: int | str | None) -> int | str:
         most = self._config.max_thinking_limit
-        if most is None or asked in (None, "auto"):
-            return asked or "auto" if most is None else most
-        if asked > most:
+        if asked in (None, "auto"):
+            return "auto" if most is None else most
+        if most is not None and asked > most:
             raise ApiError(f"max_thinking_tokens: at most {most} on this server", "max_thinking_tokens")
         return asked
 

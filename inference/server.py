@@ -16,7 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core import log
 from inference.api import ApiError, ChatRequest, CompletionRequest, refusal_of
+from inference.api_keys import ApiKeys
 from inference.engine import Engine
+from inference.http_limits import guarded
 from inference.replies import ChatReply, CompletionReply, Reply, error_chunk
 from inference.serve_config import ServeConfig
 from inference.serve_metrics import Clock, Metrics
@@ -32,20 +34,25 @@ def create_app(
     engine: Engine,
     served: ServedModel,
     config: ServeConfig,
-    api_keys: frozenset[str] = frozenset(),
-    on_failure: Callable[[], None] = lambda: None,
+    api_keys: ApiKeys | None = None,
+    on_failure: Callable[[EngineFailed], None] = lambda failure: None,
 ) -> ASGIApp:
     """The app, which owns the engine's thread while it runs (not the engine, which stays open).
 
     on_failure: called when the engine has raised; until the process ends /health says so.
     """
-    worker = Worker(engine, config.engine.max_num_seqs, config.max_queue, on_failure=on_failure)
+    worker = Worker(
+        engine,
+        max_running=config.engine.max_num_seqs,
+        max_waiting=config.max_queue,
+        on_end=lambda decoding: metrics.sample(decoding.ended, decoding.sample()),
+        on_failure=on_failure,
+    )
     metrics = Metrics({
         "running": ("Samples that are decoded", lambda: worker.num_running),
         "waiting": ("Samples that wait for a place", lambda: worker.num_waiting),
         "kv_cache_usage": ("Share of the KV cache that running samples hold", lambda: worker.kv_cache_usage),
     })  # fmt: skip
-    worker.on_end = metrics.sample
     # one thread reads prompts: a long one delays other prompts, and no stream
     reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")
 
@@ -56,7 +63,7 @@ def create_app(
         await worker.close()
         reader.shutdown(wait=False, cancel_futures=True)
 
-    app = FastAPI(title="Budget forcing", lifespan=lifespan)
+    app = FastAPI(title="Budget forcing", lifespan=lifespan, docs_url=None, redoc_url=None)
     started = int(time.time())
 
     async def generate(body: ChatRequest | CompletionRequest, request: Request, kind: type[Reply]) -> Response:
@@ -98,8 +105,7 @@ def create_app(
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     _answer_errors(app)
-    guarded: ASGIApp = app
-    return Counted(guarded, metrics, config.log_requests)
+    return Counted(guarded(app, api_keys, config), metrics, config.log_requests)
 
 
 @asynccontextmanager

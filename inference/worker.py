@@ -81,7 +81,7 @@ class Worker:
     """Runs decodings on an engine, in a thread of its own.
 
     max_running: samples decoded at a time. max_waiting: samples that may wait for that; more are refused.
-    on_end: called on the event loop with each Sample that has ended, cancelled ones too.
+    on_end: called on the event loop with each decoding that has ended, cancelled ones too.
     on_failure: called on the event loop when the engine has raised.
     kv_cache_usage: see Engine; as of the last look.
     """
@@ -91,8 +91,8 @@ class Worker:
         engine: Engine,
         max_running: int,
         max_waiting: int,
-        on_end: Callable[[Sample], None] = lambda sample: None,
-        on_failure: Callable[[], None] = lambda: None,
+        on_end: Callable[[StreamedDecode], None] = lambda decoding: None,
+        on_failure: Callable[[EngineFailed], None] = lambda failure: None,
     ):
         self.failure: EngineFailed | None = None
         self.kv_cache_usage: float | None = None
@@ -139,7 +139,7 @@ class Worker:
             raise Busy
         stream = Stream(self, decodings)
         self._open[stream] = len(decodings)
-        self._tasks.put(partial(self._waiting.extend, [(stream, i) for i in range(len(decodings))]))
+        self._tasks.put(partial(self._take_in, stream))
         return stream
 
     def _cancel(self, stream: Stream) -> None:
@@ -173,6 +173,9 @@ class Worker:
             except Empty:
                 return
 
+    def _take_in(self, stream: Stream) -> None:
+        self._waiting += [(stream, index) for index in range(len(stream.decodings))]
+
     def _start_waiting(self) -> None:
         while self._waiting and self._driver.has_room:
             stream, index = key = self._waiting.popleft()
@@ -198,10 +201,12 @@ class Worker:
     def _drop(self, stream: Stream) -> None:
         """Cancels the decodings of a stream that have not ended."""
         for key in [key for key in (*self._running, *self._waiting) if key[0] is stream]:
-            self._driver.cancel(key)
+            if key in self._running:
+                self._driver.cancel(key)
+            else:
+                self._waiting.remove(key)
             stream.decodings[key[1]].cancel()
             self._end(key)
-        self._waiting = deque(key for key in self._waiting if key[0] is not stream)
 
     def _hand_over(self) -> None:
         if self._news:
@@ -212,12 +217,12 @@ class Worker:
 
     def _deliver(self, news: dict[Stream, list[Event]]) -> None:
         for stream, events in news.items():
-            ended = [event for _, event in events if isinstance(event, Sample)]
+            ended = [stream.decodings[index] for index, event in events if isinstance(event, Sample)]
             if ended:
                 self._open[stream] -= len(ended)
                 self._open += Counter()  # forgets those with none left
-                for sample in ended:
-                    self._on_end(sample)
+                for decoding in ended:
+                    self._on_end(decoding)
             stream._put(events)
 
     def _fail(self, failure: EngineFailed) -> None:
@@ -225,4 +230,4 @@ class Worker:
         for stream in self._open:
             stream._fail(failure)
         self._open.clear()
-        self._on_failure()
+        self._on_failure(failure)

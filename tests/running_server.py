@@ -1,13 +1,18 @@
 """The real server over a scripted engine: uvicorn on a loopback port, in a thread."""
 
 import hashlib
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+from tiny_model import weightless_model
 from tiny_tokenizer import tiny_tokenizer
 
 from core.chat import ChatFormat
@@ -16,6 +21,18 @@ from inference.scripted_engine import ScriptedEngine
 from inference.serve_config import ServeConfig
 
 CONTEXT = 256
+ROOT = Path(__file__).parent.parent
+PROCESS = """
+import sys
+sys.path[:0] = ["tests"]
+import inference.engine
+from running_server import SlowEngine, tiny_tokenizer
+inference.engine.load_engine = lambda model, config: (SlowEngine({engine}), tiny_tokenizer())
+from core.config import run_entry
+from inference.serve import main
+from inference.serve_config import ServeConfig
+run_entry(main, ServeConfig, "", {pairs})
+"""
 
 
 def scripted_text(prefix: tuple[int, ...], seed: int | None) -> int:
@@ -59,12 +76,13 @@ def running_server(engine: Any, chat: ChatFormat | None = None, max_num_seqs: in
     """Yields its URL (without /v1). config: keys of ServeConfig."""
     import uvicorn
 
+    from inference.http_limits import uvicorn_config
     from inference.served_model import ServedModel
     from inference.server import create_app
 
-    config = ServeConfig(model="tiny", engine=EngineConfig(max_num_seqs=max_num_seqs), **config)
+    config = ServeConfig(model="tiny", shutdown_seconds=2, engine=EngineConfig(max_num_seqs=max_num_seqs), **config)
     app = create_app(engine, ServedModel("tiny", chat or chat_format(), engine, config), config)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2))
+    server = uvicorn.Server(uvicorn_config(app, config))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -78,3 +96,41 @@ def running_server(engine: Any, chat: ChatFormat | None = None, max_num_seqs: in
         server.should_exit = True
         thread.join(10)
         assert not thread.is_alive(), "the server hangs"
+
+
+@contextmanager
+def server_process(folder: Path, *pairs: str, engine: str = "0.002", env: dict[str, str] | None = None):
+    """inference.serve as a process over SlowEngine(<engine>); yields (process, port, the file of all it says)."""
+    weightless_model(folder / "model")
+    output = folder / "output.txt"
+    pairs = [
+        f"model={folder / 'model'}",
+        "served_model_name=tiny",
+        "port=0",
+        "profile=s1",
+        "shutdown_seconds=1",
+        *pairs,
+    ]
+    code = PROCESS.format(engine=engine, pairs=pairs)
+    with open(output, "wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=file, stderr=file, env=os.environ | (env or {})
+        )
+    try:
+        yield process, _port_of(process, output), output
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _port_of(process: subprocess.Popen, output: Path) -> int:
+    """As soon as it listens."""
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        addresses = [line.split()[1] for line in output.read_text().splitlines() if line.startswith("address")]
+        if addresses:
+            port = int(addresses[0].removesuffix("/v1").rsplit(":", 1)[1])
+            with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=5):
+                return port
+        time.sleep(0.05)
+    raise AssertionError(f"it never listened: {output.read_text()}")
