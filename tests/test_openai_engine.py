@@ -138,7 +138,7 @@ def test_sglang_is_not_told_to_ignore_its_stops(folder):
 
 def test_a_server_without_ids_needs_retokenize(folder):
     with text_server(script) as server:
-        with pytest.raises(UserError, match="refuses a prompt of token ids .*engine.retokenize=true"):
+        with pytest.raises(UserError, match="returns no token ids .*engine.retokenize=true"):
             load(folder, server)
         engine = load(folder, server, retokenize=True)
         assert engine.retokenizes
