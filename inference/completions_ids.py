@@ -42,7 +42,7 @@ class IdCompletions:
             raise UserError(f"the server returns no token ids (return_token_ids); {WAY_OUT}")
         if theirs not in (ids, self._tokenizer.encode(text)):  # SGLang knows no add_special_tokens
             raise UserError(
-                f"the server reads {text!r} as other token ids than the tokenizer of model= does; name the model it serves"
+                f"the server reads {text!r} as other ids than the tokenizer of model= does; name the model it serves"
             )
         try:
             await self._client.first_choice(self._fields(Request(tuple(ids), 1, frozenset())))

@@ -25,8 +25,8 @@ class TextCompletions:
             raise UserError("engine.retokenize: the tokenizer of model= puts a space before each piece of a text")
         if tokenizer.eos_token_id is None:
             raise UserError("engine.retokenize: the tokenizer of model= names no end-of-turn token")
-        # a server puts it before a text by itself, as the tokenizer does
-        self._bos = tokenizer.bos_token if tokenizer.encode("") else ""
+        # where the tokenizer puts it before a text by itself, a server does so too
+        self._bos = tokenizer.bos_token if tokenizer.encode("")[:1] == [tokenizer.bos_token_id] else ""
 
     async def deltas(self, request: Request) -> AsyncIterator[Delta]:
         """Raises ServerFailed."""

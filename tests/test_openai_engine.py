@@ -2,6 +2,7 @@
 vLLM is driven in test_serve_front.py."""
 
 import asyncio
+import copy
 import hashlib
 import re
 import time
@@ -266,9 +267,9 @@ class Saying:
             yield {"text": text, "finish_reason": reason}
 
 
-def said(client, request: Request) -> list[Delta]:
+def said(client, request: Request, tokenizer=None) -> list[Delta]:
     async def collect():
-        return [delta async for delta in TextCompletions(tiny_tokenizer(), client).deltas(request)]
+        return [delta async for delta in TextCompletions(tokenizer or tiny_tokenizer(), client).deltas(request)]
 
     return asyncio.run(collect())
 
@@ -295,6 +296,17 @@ def test_the_first_tokens_are_asked_apart_where_no_stop_may_come():
     assert client.asked[0]["logit_bias"] == {"1": -100, "2": -100} and "logit_bias" not in client.asked[1]
     with pytest.raises(ServerFailed, match="although logit_bias"):
         said(Saying([("", "stop")]), Request((7,), 9, frozenset({2}), min_tokens=1))
+
+
+def test_a_start_of_text_that_the_server_writes_itself_is_not_sent():
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer, client = copy.deepcopy(tiny_tokenizer()), Saying([("b", "length")], [("b", "length")])
+    said(client, Request((0, 7), 1, frozenset({2})), tokenizer)
+    tokenizer.bos_token = "<|endoftext|>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<|endoftext|> $A", None, [("<|endoftext|>", 0)])
+    said(client, Request((0, 7), 1, frozenset({2})), tokenizer)
+    assert client.asked[0]["prompt"] == "<|endoftext|>" + client.asked[1]["prompt"]
 
 
 def test_an_answer_whose_tokens_have_no_text_is_an_error():

@@ -178,7 +178,7 @@ def test_the_tokenizer_of_another_model_is_refused(vllm_url, tmp_path):
     weightless_model(tmp_path)
     other = tiny_tokenizer(special_tokens=("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<x>", "<think>", "</think>"))
     other.save_pretrained(tmp_path)
-    with pytest.raises(Exception, match="as other token ids than the tokenizer of model="):
+    with pytest.raises(Exception, match="as other ids than the tokenizer of model="):
         front(tmp_path, vllm_url, max_model_len=CONTEXT)
 
 
