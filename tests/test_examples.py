@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from tiny_model import tiny_model
 
+from core.config import load
+from inference.ask_config import AskConfig, budgets_of, check
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 OUTPUTS = EXAMPLES / "outputs"
@@ -16,6 +19,13 @@ OUTPUTS = EXAMPLES / "outputs"
 
 def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_keys_are_those_of_ask(path):
+    config = load(AskConfig, [str(path), "model=some/model"])
+    check(config)
+    assert budgets_of(config, "think-tags")
 
 
 def code_cells() -> list[dict]:
