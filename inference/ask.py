@@ -37,6 +37,7 @@ from inference.engine import Driver, EngineConfig, load_engine
 from inference.prompts import Prompt, prompt_of, read_prompts
 from inference.stream import StreamedDecode
 
+
 def main(config: AskConfig) -> None:
     """Raises SystemExit: 130 after Ctrl-C, 1 where the engine failed on a sample."""
     check(config)
