@@ -109,7 +109,7 @@ def models(tmp_path_factory):
     """{profile: folder of a tiny model}. Its words mean nothing; its ends of thinking are likelier than chance."""
     folder = tmp_path_factory.mktemp("models")
     return {
-        profile: str(tiny_model(folder / profile, thinking_profile=profile, max_position_embeddings=2048))
+        profile: str(tiny_model(folder / profile, thinking_profile=profile, max_position_embeddings=4096))
         for profile in ("s1", "think-tags")
     }
 
@@ -129,8 +129,9 @@ def run(*args: str, cwd: Path, **environment: str) -> subprocess.CompletedProces
     [("raspberry", "s1", 2), ("until-spent", "s1", 1), ("policy-brief", "think-tags", 1)],
 )
 def test_a_question_is_asked(name, profile, num_rows, models, tmp_path):
-    arguments = [str(EXAMPLES / f"{name}.yaml"), f"model={models[profile]}", "save=rows.jsonl", "engine.dtype=float32"]
-    result = run("-m", "inference.ask", *arguments, cwd=tmp_path)
+    context = 4096 if name == "policy-brief" else 1024
+    keys = [f"model={models[profile]}", "save=rows.jsonl", f"engine.max_model_len={context}"]
+    result = run("-m", "inference.ask", str(EXAMPLES / f"{name}.yaml"), *keys, cwd=tmp_path)
     assert f"profile {profile}" in result.stdout + result.stderr
     saved = rows(tmp_path / "rows.jsonl")
     assert len(saved) == num_rows and all(row["profile"] == profile and not row["error"] for row in saved)
