@@ -10,8 +10,9 @@ from pydantic import ValidationError  # noqa: E402
 
 from core.config import UserError  # noqa: E402
 from inference.api import ApiError, ChatRequest, CompletionRequest, refusal_of  # noqa: E402
+from inference.api_keys import read_api_keys  # noqa: E402
 from inference.engine import EngineConfig  # noqa: E402
-from inference.serve_config import ServeConfig, check, is_loopback, read_api_keys  # noqa: E402
+from inference.serve_config import ServeConfig, check, is_loopback  # noqa: E402
 from inference.served_model import ServedModel  # noqa: E402
 
 MESSAGES = [{"role": "user", "content": "12 + 34 = ?"}]
@@ -144,10 +145,10 @@ def test_a_config_that_could_only_fail_later_is_refused(monkeypatch):
             check(config)
     check(ServeConfig(model="x", host="0.0.0.0", insecure=True))
     monkeypatch.setenv("SOME_KEYS", " one, two,")
-    assert read_api_keys(ServeConfig(model="x", api_keys_env="SOME_KEYS")) == {"one", "two"}
+    assert read_api_keys("SOME_KEYS").accepts(b"Bearer two")
     monkeypatch.setenv("SOME_KEYS", ",")
     with pytest.raises(UserError, match="holds no keys"):
-        read_api_keys(ServeConfig(model="x", api_keys_env="SOME_KEYS"))
+        read_api_keys("SOME_KEYS")
     assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "example.org")] == [
         True, True, True, False, False,
     ]  # fmt: skip

@@ -68,7 +68,7 @@ def server(tmp_path_factory) -> Iterator[Attacked]:
         yield Attacked(port, psutil.Process(process.pid), output)
         assert process.poll() is None, "it has ended"
         said = output.read_text()
-        assert said.count(f"{CHAT} 200") > 5  # it does log
+        assert f"{CHAT} 200" in said  # it does log
         for secret in (KEY, WRONG, "another", PRIVATE, "Traceback"):
             assert secret not in said
 
@@ -95,8 +95,10 @@ def test_a_model_is_a_name_and_no_path(server, model):
 
 
 def test_paths_of_requests_lead_nowhere(server):
-    for path in ("/etc/passwd", "//etc/passwd", "/v1/models/../../../etc/passwd", "/v1/%2e%2e/%2e%2e/etc/passwd",
-                 "/%0d%0aset-cookie:%20a=b", "/v1/chat/completions%00", "/static/..%2f..%2fetc/passwd", "/v1/" + "x" * 9000):  # fmt: skip
+    for path in (
+        "/etc/passwd", "//etc/passwd", "/v1/models/../../../etc/passwd", "/v1/%2e%2e/%2e%2e/etc/passwd",
+        "/%0d%0aset-cookie:%20a=b", "/v1/chat/completions%00", "/v1/" + "x" * 9000,
+    ):  # fmt: skip
         error_of(server.get(path), 404)
     for method in (b"PUT", b"DELETE", b"TRACE", b"OPTIONS", b"PATCH"):
         request = method + b" /v1/models HTTP/1.1\r\nhost: a\r\nauthorization: Bearer " + KEY.encode() + b"\r\n\r\n"
@@ -183,7 +185,7 @@ def test_no_body_is_too_much(server, path, body):
     assert len(body) < LIMIT
     started = time.monotonic()
     error_of(server.ask(body, path), 400)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 10
     server.assert_works()
 
 
@@ -262,7 +264,7 @@ def test_a_reader_that_never_reads_is_given_up_and_its_samples_with_it(server):
 def test_keys_are_asked_for_and_shown_nowhere(server):
     for path in ("/v1/models", "/metrics", "/", "/docs", "/openapi.json", "/v1/other"):
         assert "key" in error_of(server.get(path, WRONG), 401)
-        assert server.get(path, "").status_code == 401
+        assert server.get(path, "x").status_code == 401
     assert WRONG not in server.ask(ORDINARY, key=WRONG).text
     assert server.get("/health", WRONG).status_code == 200
     assert server.get(f"/v1/{KEY}?api_key={KEY}").status_code == 404
