@@ -179,11 +179,14 @@ def growth(resident: Sequence[int], first: int = 10) -> float:
     return end / start - 1
 
 
-def failures(tally: Tally, resident: Sequence[int], rest: dict[str, float], config: SoakConfig) -> list[str]:
+def failures(
+    tally: Tally, resident: Sequence[int], rest: dict[str, float], config: SoakConfig, first: int = 10
+) -> list[str]:
+    """What is not as it should be. first: the second from which memory is to stay as it is."""
     found = [f"another question's text: {one}" for one in tally.wrong]
     found += [f"{name} is {value:g} after all have gone" for name, value in rest.items() if value != 0]
-    if growth(resident) >= 0.05:
-        found.append(f"resident memory grew by {growth(resident):.1%}")
+    if (grown := growth(resident, first)) >= 0.05:
+        found.append(f"resident memory grew by {grown:.1%}")
     if config.num_clients > config.max_num_seqs + config.max_queue and not tally.streams["refused"]:
         found.append("nobody was refused, though the clients are more than places and queue")
     found += [f"no stream was {kind}" for kind in ("complete", "left") if not tally.streams[kind]]

@@ -201,7 +201,9 @@ class Worker:
             self._driver.cancel(key)
             stream.decodings[key[1]].cancel()
             self._end(key)
-        self._waiting = deque(key for key in self._waiting if key[0] is not stream)
+        kept = [key for key in self._waiting if key[0] is not stream]
+        self._waiting.clear()  # and not a new one: tasks that are still to be done hold on to this
+        self._waiting.extend(kept)
 
     def _hand_over(self) -> None:
         if self._news:

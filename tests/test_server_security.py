@@ -22,7 +22,7 @@ from inference.serve_config import ServeConfig, check  # noqa: E402
 pytestmark = pytest.mark.slow
 
 KEY = "sk-right-7f3a9c"
-WRONG = "sk-wrong-51bd02"
+WRONG, OTHER = "sk-wrong-51bd02", "sk-other-e6c811"
 PRIVATE = "the spiders' private matter"
 MESSAGES = [{"role": "user", "content": PRIVATE}]
 ORDINARY = {"messages": MESSAGES, "max_thinking_tokens": 5, "max_answer_tokens": 5}
@@ -64,12 +64,12 @@ class Attacked:
 def server(tmp_path_factory) -> Iterator[Attacked]:
     pairs = ["api_keys_env=TEST_KEYS", "log_requests=true", "request_seconds=1", "send_seconds=1", "max_connections=64"]
     folder = tmp_path_factory.mktemp("server")
-    with server_process(folder, *pairs, env={"TEST_KEYS": f"{KEY},another"}) as (process, port, output):
+    with server_process(folder, *pairs, env={"TEST_KEYS": f"{KEY},{OTHER}"}) as (process, port, output):
         yield Attacked(port, psutil.Process(process.pid), output)
         assert process.poll() is None, "it has ended"
         said = output.read_text()
         assert f"{CHAT} 200" in said  # it does log
-        for secret in (KEY, WRONG, "another", PRIVATE, "Traceback"):
+        for secret in (KEY, WRONG, OTHER, PRIVATE, "Traceback"):
             assert secret not in said
 
 
@@ -268,7 +268,7 @@ def test_keys_are_asked_for_and_shown_nowhere(server):
     assert WRONG not in server.ask(ORDINARY, key=WRONG).text
     assert server.get("/health", WRONG).status_code == 200
     assert server.get(f"/v1/{KEY}?api_key={KEY}").status_code == 404
-    assert server.get("/v1/models", "another").status_code == 200
+    assert server.get("/v1/models", OTHER).status_code == 200
     error_of(server.ask({**ORDINARY, KEY: 1, "user": KEY}), 400)
     metrics = server.get("/metrics").text
     assert "budget_forcing_requests_total" in metrics
