@@ -15,6 +15,7 @@ from typing import Any
 from core.config import UserError
 from core.types import Question, Trace
 
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")  # ChatML, Llama 3, Gemma, Phi: not always EOS
 IGNORE_LABEL = -100  # torch's cross-entropy ignores this label
 
 
@@ -144,7 +145,8 @@ class ChatFormat:
         p = self.profile
         rendered = self._rendered(trace.question, system)
         body = self._start_ids(rendered)
-        body += self.encode(p.before_thinking + thinking + p.after_thinking)
+        opened = rendered.endswith(p.start + p.before_thinking)  # the template wrote the newline too
+        body += self.encode(("" if opened else p.before_thinking) + thinking + p.after_thinking)
         body += [*(self.ends[0] if self.ends else ()), *self.encode(p.before_attempt + attempt)]
         body += [self.tokenizer.eos_token_id, *self.encode("\n")]
         header = self.encode(rendered)
@@ -193,9 +195,8 @@ class ChatFormat:
 
     def _end_of_turn_ids(self) -> frozenset[int]:
         ids = {self.tokenizer.eos_token_id} - {None}
-        turn_end = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
-        if turn_end is not None and turn_end != self.tokenizer.unk_token_id:
-            ids.add(turn_end)
+        vocabulary = self.tokenizer.get_vocab()
+        ids.update(vocabulary[end] for end in TURN_ENDS if end in vocabulary)
         if not ids:
             raise UserError(f"the tokenizer of {self.tokenizer.name_or_path!r} names no end-of-turn token")
         return frozenset(ids)

@@ -121,6 +121,12 @@ def context_of(path: str | Path) -> int | None:
     return None if "factor" in rope else config.get("max_position_embeddings")
 
 
+def vocab_size_of(path: str | Path) -> int | None:
+    """Rows of the model's embedding, padding included; None where its config does not say."""
+    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    return config.get("text_config", config).get("vocab_size")
+
+
 def architecture_of(path: str | Path) -> str:
     """The model class that wrote the folder; empty where its config does not say."""
     config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))

@@ -96,33 +96,45 @@ class Engine(Protocol):
 
 @dataclass
 class EngineConfig:
-    """How to load a model. `options` passes verbatim to vLLM's EngineArgs, or to from_pretrained for transformers."""
+    """How to load a model. `options` passes verbatim to vLLM's EngineArgs, to from_pretrained for transformers, or
+    into each request to a running server."""
 
-    backend: str = option("auto", help="vllm, transformers, or auto: vllm where it is installed")
+    backend: str = option("auto", help="vllm, transformers, openai (a running server), or auto: what there is")
     dtype: str = option("auto", help="auto (the checkpoint's), bfloat16, float32, float16")
     max_model_len: int = option(4096, help="prompt + thinking + answer, in tokens")
     max_num_seqs: int = option(64, help="sequences decoded at a time")
     batch_invariant: bool = option(False, help="vLLM on GPUs: results do not depend on what is decoded beside (slower)")
     revision: str | None = option(None, help="hub revision, when the model is a hub id")
     options: dict[str, Any] = option({}, help="passed verbatim to the backend")
+    base_url: str | None = option(None, help="openai: a running server, up to and with /v1; model= names its tokenizer")
+    served_model_name: str | None = option(None, help="openai: what the server calls the model; null: its only one")
+    api_key_env: str | None = option(None, help="openai: environment variable that holds the key; null sends none")
+    retokenize: bool = option(False, help="openai: also servers without token ids, by encoding their text (not exact)")
 
 
 def load_engine(model: str, config: EngineConfig) -> tuple[Engine, Any]:
     """(engine, tokenizer) for a local folder or a hub id.
 
-    Raises UserError for a folder that is no model, an unreachable hub, an unknown backend, or too little memory.
+    Raises UserError for a folder that is no model, an unreachable hub, an unknown backend, or too little memory; and
+    what `inference.openai_engine` raises, where engine.base_url names a running server.
     """
     from inference import checkpoint
 
     backend = config.backend
     if backend == "auto":
-        backend = "vllm" if checkpoint.has_vllm() else "transformers"
-    if backend not in ("vllm", "transformers"):
-        raise UserError(f"engine.backend={backend!r} is unknown; use vllm, transformers or auto")
+        backend = "openai" if config.base_url else "vllm" if checkpoint.has_vllm() else "transformers"
+    if backend not in ("vllm", "transformers", "openai"):
+        raise UserError(f"engine.backend={backend!r} is unknown; use vllm, transformers, openai or auto")
+    if config.base_url and backend != "openai":
+        raise UserError(f"engine.base_url is for engine.backend=openai, not {backend}")
     if config.batch_invariant and backend == "transformers":
         raise UserError("engine.batch_invariant is vLLM's; with transformers use engine.dtype=float32")
-    path = checkpoint.resolve(model, config.revision)
+    path = checkpoint.resolve(model, config.revision, weights=backend != "openai")
     tokenizer = checkpoint.load_tokenizer(path)
+    if backend == "openai":
+        from inference.openai_engine import OpenAIEngine
+
+        return OpenAIEngine(path, tokenizer, config), tokenizer
     if backend == "vllm":
         from inference.vllm_engine import VllmEngine as Backend
     else:

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from core import log
@@ -31,15 +32,16 @@ def main(config: ServeConfig) -> None:
     log.say(f"loading {config.model}")
 
     from core.chat import ChatFormat
-    from inference.checkpoint import profile_of, resolve
+    from inference import checkpoint
     from inference.engine import load_engine
     from inference.served_model import ServedModel
 
-    engine, tokenizer = load_engine(config.model, config.engine)
-    path = resolve(config.model, config.engine.revision, weights=False)
-    profile = config.profile or profile_of(config.model, path, tokenizer)
-    name = config.served_model_name or name_of(config.model)
-    served = ServedModel(name, ChatFormat(profile, tokenizer), engine, config)
+    path = checkpoint.resolve(config.model, config.engine.revision, weights=False)
+    tokenizer = checkpoint.load_tokenizer(path)
+    chat = ChatFormat(config.profile or checkpoint.profile_of(config.model, path, tokenizer), tokenizer)
+    context = min(config.engine.max_model_len, checkpoint.context_of(path) or config.engine.max_model_len)
+    engine, _ = load_engine(config.model, replace(config.engine, max_model_len=context))
+    served = ServedModel(config.served_model_name or name_of(config.model), chat, engine, config)
     announce(config, served, listener)
     try:
         failure = run(engine, served, config, api_keys, listener)

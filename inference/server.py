@@ -72,7 +72,7 @@ def create_app(
             return body, served.work(body)
 
         body, work = await asyncio.get_running_loop().run_in_executor(reader, read_and_prepare)
-        reply = kind(served.name, body, work)
+        reply = kind(served.name, body, work, retokenized=getattr(engine, "retokenizes", False))
         request.scope["reply"] = reply  # for the line that log_requests writes
         stream = worker.submit(work.decodings)
         if body.stream:

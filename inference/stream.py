@@ -96,7 +96,7 @@ class StreamedDecode(ForcedDecode):
                 at, self.matched_stop = min(found)
                 text = text[:at]
             else:
-                safe = len(text) - _longest_beginning(text, self._stop)
+                safe = len(text) - longest_beginning(text, self._stop)
                 text, self._held = text[:safe], text[safe:]
         self._put(phase, source, text, ids)
 
@@ -150,7 +150,7 @@ class _Reader:
         return "\ufffd" + (self._stream.step(backend, id) or "")
 
 
-def _longest_beginning(text: str, stops: Sequence[str]) -> int:
+def longest_beginning(text: str, stops: Sequence[str]) -> int:
     """Length of the longest end of `text` with which one of `stops` begins."""
     longest = min(len(text), max(map(len, stops)) - 1)
     return next((n for n in range(longest, 0, -1) if any(stop.startswith(text[-n:]) for stop in stops)), 0)

@@ -139,7 +139,7 @@ class Worker:
             raise Busy
         stream = Stream(self, decodings)
         self._open[stream] = len(decodings)
-        self._tasks.put(partial(self._waiting.extend, [(stream, i) for i in range(len(decodings))]))
+        self._tasks.put(partial(self._take_in, stream))
         return stream
 
     def _cancel(self, stream: Stream) -> None:
@@ -173,6 +173,9 @@ class Worker:
             except Empty:
                 return
 
+    def _take_in(self, stream: Stream) -> None:
+        self._waiting += [(stream, index) for index in range(len(stream.decodings))]
+
     def _start_waiting(self) -> None:
         while self._waiting and self._driver.has_room:
             stream, index = key = self._waiting.popleft()
@@ -198,12 +201,12 @@ class Worker:
     def _drop(self, stream: Stream) -> None:
         """Cancels the decodings of a stream that have not ended."""
         for key in [key for key in (*self._running, *self._waiting) if key[0] is stream]:
-            self._driver.cancel(key)
+            if key in self._running:
+                self._driver.cancel(key)
+            else:
+                self._waiting.remove(key)
             stream.decodings[key[1]].cancel()
             self._end(key)
-        kept = [key for key in self._waiting if key[0] is not stream]
-        self._waiting.clear()  # and not a new one: tasks that are still to be done hold on to this
-        self._waiting.extend(kept)
 
     def _hand_over(self) -> None:
         if self._news:

@@ -2,15 +2,12 @@
 
 import json
 import signal
-import subprocess
-import sys
+import socket
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from running_server import CONTEXT, SlowEngine, chat_format, running_server
-from tiny_model import weightless_model
+from running_server import CONTEXT, SlowEngine, chat_format, running_server, server_process
 from tiny_tokenizer import CHATML, tiny_tokenizer
 
 pytest.importorskip("fastapi")
@@ -20,10 +17,11 @@ from server_suite import *  # noqa: E402, F403
 from server_suite import MESSAGES, Served, read_stream, reference_on  # noqa: E402
 
 from core.chat import ChatFormat  # noqa: E402
+from core.config import UserError  # noqa: E402
 from inference.budget import Budget  # noqa: E402
+from inference.serve import bind  # noqa: E402
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parent.parent
 WITH_TOOLS = "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}" + CHATML
 FOREVER = {"min_thinking_tokens": CONTEXT, "max_thinking_tokens": CONTEXT}
 
@@ -172,60 +170,23 @@ def test_a_line_a_request_holds_no_text(capfd):
     assert "secret" not in lines and "spiders" not in lines
 
 
-PROCESS = """
-import sys
-sys.path[:0] = ["tests"]
-import inference.engine
-from running_server import SlowEngine, tiny_tokenizer
-inference.engine.load_engine = lambda model, config: (SlowEngine(0.01, {engine}), tiny_tokenizer())
-from core.config import run_entry
-from inference.serve import main
-from inference.serve_config import ServeConfig
-run_entry(main, ServeConfig, "", ["model={folder}", "port={port}", "profile=s1", "shutdown_seconds=1"])
-"""
-
-
-def process(folder: Path, port: int, engine: str = "") -> subprocess.Popen:
-    weightless_model(folder)
-    code = PROCESS.format(folder=folder, port=port, engine=engine)
-    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-
-
-def address(running: subprocess.Popen) -> str:
-    for line in running.stderr:
-        if line.startswith("address"):
-            return line.split()[1].removesuffix("/v1")
-    raise AssertionError("it never listened")
-
-
 def test_a_signal_ends_the_process_after_the_grace_period(tmp_path):
-    running = process(tmp_path, 0)
-    url = address(running)
-    until(lambda: is_up(url))
-    stream = served_at(url).ask(extra=FOREVER, stream=True)
-    next(iter(stream))
-    running.send_signal(signal.SIGTERM)
-    assert running.wait(20) == 0
-    assert "Traceback" not in running.stderr.read()
+    with server_process(tmp_path, engine="0.01") as (process, port, output):
+        stream = served_at(f"http://127.0.0.1:{port}").ask(extra=FOREVER, stream=True)
+        next(iter(stream))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert "Traceback" not in output.read_text() and "server ended" in output.read_text()
 
 
 def test_a_failed_engine_ends_the_process(tmp_path):
-    running = process(tmp_path, 0, "fail_after=20")
-    url = address(running)
-    until(lambda: is_up(url))
-    assert post(url, **FOREVER).status_code == 503
-    assert running.wait(20) == 1
-    assert "error: the engine failed" in running.stderr.read()
+    with server_process(tmp_path, engine="0.01, fail_after=20") as (process, port, output):
+        assert post(f"http://127.0.0.1:{port}", **FOREVER).status_code == 503
+        assert process.wait(20) == 1
+        assert "error: the engine failed: RuntimeError: scripted failure" in output.read_text()
 
 
-def test_an_address_in_use_is_told_before_the_model_is_loaded(tmp_path, served):
-    running = process(tmp_path, int(served.url.rsplit(":", 1)[1]))
-    assert running.wait(20) == 2
-    assert "choose another port" in running.stderr.read()
-
-
-def is_up(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health").status_code == 200
-    except httpx.ConnectError:
-        return False
+def test_an_address_in_use_is_told_before_the_model_is_loaded():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(UserError, match="choose another port"):
+            bind("127.0.0.1", taken.getsockname()[1])
