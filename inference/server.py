@@ -66,6 +66,7 @@ def create_app(
 
     async def generate(request: Request, schema: type[Body], kind: type[Reply]) -> Response:
         clock, raw = metrics.clock(), await request.body()
+        worker.check_room()  # before the work of reading a prompt that could not be answered
 
         def read_and_prepare() -> tuple[Body, Work]:
             body = read(raw, schema)
