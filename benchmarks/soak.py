@@ -55,6 +55,7 @@ class SoakConfig:
     max_num_seqs: int = option(16, help="samples decoded at a time")
     max_model_len: int = option(512, help="context")
     dtype: str = option("float32", help="of the engine")
+    kv_cache_bytes: int = option(1 << 29, help="of the engine: small, as growth is a share of all that is resident")
 
 
 @dataclass
@@ -209,8 +210,14 @@ def main(config: SoakConfig) -> None:
     questions = [question.text for question in load_questions(config.questions, config.num_questions)]
     cases = list(itertools.product(questions, config.budgets))
     port = free_port()
-    pairs = [f"max_queue={config.max_queue}", f"engine.max_num_seqs={config.max_num_seqs}", "answer_reserve=32",
-             f"engine.max_model_len={config.max_model_len}", f"engine.dtype={config.dtype}"]  # fmt: skip
+    pairs = [
+        f"max_queue={config.max_queue}",
+        "answer_reserve=32",
+        f"engine.max_num_seqs={config.max_num_seqs}",
+        f"engine.max_model_len={config.max_model_len}",
+        f"engine.dtype={config.dtype}",
+        f"engine.options.kv_cache_memory_bytes={config.kv_cache_bytes}",
+    ]
     with (
         tempfile.TemporaryDirectory() as folder,
         running(our_command(config.model, port, *pairs), port, Path(folder) / "server.log") as server,
