@@ -122,8 +122,8 @@ class ServedModel:
 
     def _chat_ids(self, body: ChatRequest) -> list[int]:
         messages = [_message(message.model_dump(exclude_none=True), i) for i, message in enumerate(body.messages)]
-        self._check_text("messages", *(message["content"] for message in messages))
         tools = None if body.tool_choice == "none" else body.tools
+        self._check_text("messages", *(message["content"] for message in messages), json.dumps(tools or ""))
         if tools and not self.chat.takes_tools:
             raise ApiError("this model's chat template takes no tools", "tools", code="unsupported_parameter")
         try:
@@ -257,7 +257,7 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
         return call
     try:
         return call | {"function": function | {"arguments": json.loads(function["arguments"])}}
-    except ValueError:  # a model may have written anything; the template gets it as it is
+    except (ValueError, RecursionError):  # a model may have written anything; the template gets it as it is
         return call
 
 
