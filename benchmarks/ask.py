@@ -11,8 +11,8 @@ All ways write the same number of thinking tokens after the same prompt, in one 
 The order of the first two alternates from repeat to repeat. The third, whose cost grows with the square, runs once;
 with retokenising_stride=8 only every eighth of its tokens is measured, and counts eight times. Prints tokens a second
 and the ratios of ask to the others, by seconds and by processor seconds, which other processes lengthen less. ask's
-thinking is held open (min_thinking_tokens), so that all write as much: each of its ends costs one pass, and the Wait put
-there is read along with the next token.
+thinking is held open (min_thinking_tokens), so that all write as much: each of its ends costs one pass, and the Wait
+put there is read along with the next token.
 """
 
 import dataclasses
