@@ -8,10 +8,10 @@ All ways write the same number of thinking tokens after the same prompt, in one 
     model.generate  transformers' own greedy loop with its KV cache, stopping at nothing
     re-tokenising   the loop people paste: after each token all text is decoded, encoded again, and read from its start
 
-The order of the first two alternates from repeat to repeat. The third, whose cost grows with the square, runs once, and
-with retokenising_stride=8 only every eighth of its tokens is measured, and counts eight times. Prints tokens a second and
-the ratios of ask to the others, by seconds and by processor seconds, which other processes of the machine lengthen less.
-ask's thinking is held open (min_thinking_tokens), so that all write as much: each of its ends costs one pass, and the Wait
+The order of the first two alternates from repeat to repeat. The third, whose cost grows with the square, runs once;
+with retokenising_stride=8 only every eighth of its tokens is measured, and counts eight times. Prints tokens a second
+and the ratios of ask to the others, by seconds and by processor seconds, which other processes lengthen less. ask's
+thinking is held open (min_thinking_tokens), so that all write as much: each of its ends costs one pass, and the Wait
 put there is read along with the next token.
 """
 

@@ -128,7 +128,7 @@ class Columns:
             if any(one.row is None for one in pair):
                 self._live.update(columns(pair, self._console, max(1, self._console.height - 8)))
                 return
-            self._live.update("")
+            self._live.update("", refresh=True)  # or the last frame would be drawn below once more
             if any(one.has_begun for one in pair):
                 self._console.print(columns(pair, self._console))
             self._front += 1

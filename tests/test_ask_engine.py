@@ -69,16 +69,6 @@ def test_ctrl_c_keeps_what_was_said(folder):
     assert 0 < int(footer.split()[1]) < 3500
 
 
-def test_json_of_an_interrupted_question(folder):
-    process = start(folder, "output=json")
-    while "loaded in" not in process.stderr.readline():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in err
-    assert [json.loads(line)["ended"] for line in out.splitlines()] in ([], ["cancelled"])
-
-
 def test_the_fingerprint_is_not_computed_for_a_question(folder, monkeypatch):
     """It reads all of the weights."""
     import inference.hf_engine
