@@ -6,16 +6,18 @@ import copy
 import hashlib
 import re
 import time
-from functools import cache
+from functools import cache, partial
 
 import pytest
-from text_server import KEY, text_server
+from text_server import KEY
+from text_server import text_server as text_server_of
 from tiny_model import weightless_model
 from tiny_tokenizer import tiny_tokenizer
 
 from core.chat import ChatFormat
 from core.config import UserError
 from inference.budget import Budget, ForcedDecode
+from inference.checkpoint import load_tokenizer
 from inference.completions_client import ServerFailed
 from inference.completions_text import TextCompletions, _split
 from inference.engine import Delta, Driver, EngineConfig, Request, Sampling, load_engine
@@ -32,20 +34,27 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def text_server(folder):
+    """As it is loaded, by the kind of the model, the tokenizer is another one."""
+    return partial(text_server_of, script, tokenizer=load_tokenizer(folder))
+
+
 @cache
 def stable_ids() -> list[int]:
     """Ids whose text is encoded as themselves, whatever stands beside it in another piece."""
     tokenizer = tiny_tokenizer()
-    letters = [tokenizer.encode(letter)[0] for letter in "bcjkqxz.:;?"]
-    return letters + tokenizer.encode("answer", add_special_tokens=False)
+    return [tokenizer.encode(letter)[0] for letter in "bcjkqxz.:;?"]
 
 
 def script(text: str, seed: int | None) -> int:
     """Letters, and now and then an end: of thinking, or of the turn."""
     tokenizer = tiny_tokenizer()
     number = int.from_bytes(hashlib.blake2b(f"{text}|{seed}".encode(), digest_size=4).digest(), "little")
-    if text.endswith("<|im_start|>") and number % 3:
-        return stable_ids()[-1]
+    answer = tokenizer.encode("answer")
+    for i, id in enumerate(answer):  # the end of thinking, mostly
+        if text.endswith("<|im_start|>" + tokenizer.decode(answer[:i])) and number % 5:
+            return id
     if number % 9 == 0:
         return tokenizer.convert_tokens_to_ids(("<|im_start|>", "<|im_end|>")[number % 2])
     return stable_ids()[number % len(stable_ids())]
@@ -86,7 +95,7 @@ BUDGETS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("retokenize", [False, True])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, 0.9)], ids=["temperature 0", "temperature 1"])
-def test_forced_decoding_over_http_equals_that_without(folder, retokenize, sampling):
+def test_forced_decoding_over_http_equals_that_without(folder, text_server, retokenize, sampling):
     """Both ways give the ids that an engine of this process gives; with text, where each id is its text's encoding."""
     tokenizer = tiny_tokenizer()
     chat = ChatFormat("s1", tokenizer)
@@ -101,7 +110,7 @@ def test_forced_decoding_over_http_equals_that_without(folder, retokenize, sampl
         ]
         return {key: decoding.sample() for key, decoding in Driver(engine).run(decodings)}
 
-    with text_server(script, with_ids=not retokenize) as server:
+    with text_server(with_ids=not retokenize) as server:
         engine = load(folder, server, retokenize=retokenize, max_num_seqs=4)
         got, expected = samples(engine), samples(reference)
         engine.close()
@@ -112,8 +121,8 @@ def test_forced_decoding_over_http_equals_that_without(folder, retokenize, sampl
     assert sum(sample.num_ignored for sample in got.values()) > 3
 
 
-def test_what_is_asked_for(folder):
-    with text_server(script, with_ids=True, models=[{"id": "tiny", "owned_by": "vllm"}]) as server:
+def test_what_is_asked_for(folder, text_server):
+    with text_server(with_ids=True, models=[{"id": "tiny", "owned_by": "vllm"}]) as server:
         engine = load(folder, server, options={"stream_interval": 4})
         request = Request((7, 8), 9, frozenset({300, 5}), 2, Sampling(0.7, 0.9, 40, 0.05), 11)
         run(engine, {0: request, 1: Request((7,), 2, frozenset())})
@@ -128,8 +137,8 @@ def test_what_is_asked_for(folder):
     assert "seed" not in plain and plain["top_k"] == -1
 
 
-def test_sglang_is_not_told_to_ignore_its_stops(folder):
-    with text_server(script, with_ids=True, models=[{"id": "tiny", "owned_by": "sglang"}]) as server:
+def test_sglang_is_not_told_to_ignore_its_stops(folder, text_server):
+    with text_server(with_ids=True, models=[{"id": "tiny", "owned_by": "sglang"}]) as server:
         engine = load(folder, server)
         run(engine, {0: Request((7, 8), 9, frozenset({300}))})
         run(engine, {0: Request((7, 8), 1, frozenset())})
@@ -137,8 +146,8 @@ def test_sglang_is_not_told_to_ignore_its_stops(folder):
     assert [body["ignore_eos"] for body in server.bodies[-2:]] == [False, True]
 
 
-def test_a_server_without_ids_needs_retokenize(folder):
-    with text_server(script) as server:
+def test_a_server_without_ids_needs_retokenize(folder, text_server):
+    with text_server() as server:
         with pytest.raises(UserError, match="returns no token ids .*engine.retokenize=true"):
             load(folder, server)
         engine = load(folder, server, retokenize=True)
@@ -159,9 +168,9 @@ def test_a_server_without_ids_needs_retokenize(folder):
         (b'{"error": {"message": "engine died, ' + KEY.encode() + b'"}}', "engine died, \\[key\\]"),
     ],
 )  # fmt: skip
-def test_a_request_that_fails_says_why_and_no_key(folder, monkeypatch, retokenize, fault, said):
+def test_a_request_that_fails_says_why_and_no_key(folder, text_server, monkeypatch, retokenize, fault, said):
     monkeypatch.setenv("FRONT_KEY", KEY)
-    with text_server(script, with_ids=not retokenize, wants_key=True) as server:
+    with text_server(with_ids=not retokenize, wants_key=True) as server:
         engine = load(folder, server, retokenize=retokenize, api_key_env="FRONT_KEY")
         server.fault = fault
         error = error_of(engine)
@@ -172,8 +181,8 @@ def test_a_request_that_fails_says_why_and_no_key(folder, monkeypatch, retokeniz
     assert re.search(said, error), error
 
 
-def test_a_server_that_has_gone_fails_each_request(folder):
-    with text_server(script, with_ids=True) as server:
+def test_a_server_that_has_gone_fails_each_request(folder, text_server):
+    with text_server(with_ids=True) as server:
         engine = load(folder, server)
     assert "no connection" in error_of(engine)
     engine.close()
@@ -193,14 +202,14 @@ def test_a_server_that_has_gone_fails_each_request(folder):
         ({}, {"api_key_env": "sk-my-key"}, "takes the name of an environment variable"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_said_in_one_line_at_the_start(folder, how, changes, said):
-    with text_server(script, with_ids=True, **how) as server, pytest.raises(UserError, match=said) as error:
+def test_what_cannot_work_is_said_in_one_line_at_the_start(folder, text_server, how, changes, said):
+    with text_server(with_ids=True, **how) as server, pytest.raises(UserError, match=said) as error:
         load(folder, server, **changes)
     assert "\n" not in str(error.value)
 
 
-def test_an_address_that_is_wrong(folder, monkeypatch):
-    with text_server(script) as server:
+def test_an_address_that_is_wrong(folder, text_server):
+    with text_server() as server:
         for url, said in {
             server.url.removesuffix("/v1"): "HTTP 404.*usually ends in /v1",
             "http://127.0.0.1:9/v1": "engine.base_url=http://127.0.0.1:9/v1: no connection",
@@ -214,8 +223,8 @@ def test_an_address_that_is_wrong(folder, monkeypatch):
         load_engine(str(folder), EngineConfig(backend="openai"))
 
 
-def test_cancelling_hangs_up(folder):
-    with text_server(script, with_ids=True) as server:
+def test_cancelling_hangs_up(folder, text_server):
+    with text_server(with_ids=True) as server:
         engine = load(folder, server, max_num_seqs=1)
         server.fault = "hang"
         for key in "ab":  # one is asked, one waits
@@ -231,8 +240,8 @@ def test_cancelling_hangs_up(folder):
         engine.close()  # with one in flight
 
 
-def test_fingerprints_are_equal_only_where_somebody_vouches(folder):
-    with text_server(script, with_ids=True) as server:
+def test_fingerprints_are_equal_only_where_somebody_vouches(folder, text_server):
+    with text_server(with_ids=True) as server:
         engines = [load(folder, server, revision=revision) for revision in (None, None, "v1", "v1", "v2")]
         prints = [engine.fingerprint for engine in engines]
         for engine in engines:
@@ -275,12 +284,12 @@ def said(client, request: Request, tokenizer=None) -> list[Delta]:
 
 
 def test_a_text_that_is_fewer_ids_than_the_server_sampled_is_gone_on_with():
-    answer = tiny_tokenizer().encode("answer")[0]
-    client = Saying([("", None), ("answer", "length")], [("answer", None), ("answer", "length")])
+    [answer] = tiny_tokenizer().encode(" answer")
+    client = Saying([("", None), (" answer", "length")], [(" answer", None), (" answer", "length")])
     deltas = said(client, Request((7,), 3, frozenset({2})))
     assert deltas == [Delta((answer,)), Delta((answer,)), Delta((answer,), "length")]
     assert [fields["max_tokens"] for fields in client.asked] == [3, 2]
-    assert client.asked[1]["prompt"] == client.asked[0]["prompt"] + "answer"
+    assert client.asked[1]["prompt"] == client.asked[0]["prompt"] + " answer"
 
 
 def test_a_text_that_is_more_ids_than_the_server_sampled_is_cut():

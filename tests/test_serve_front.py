@@ -12,13 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from server_suite import *  # noqa: F403
-from server_suite import ANSWER, MESSAGES, Served, reference_on
-from test_engines import CONTEXT as ENGINE_CONTEXT
-from test_engines import (  # noqa: F401
+
+pytest.importorskip("fastapi")
+pytest.register_assert_rewrite("server_suite")
+import httpx  # noqa: E402
+from server_suite import *  # noqa: E402, F403
+from server_suite import ANSWER, MESSAGES, Served, reference_on  # noqa: E402
+from test_engines import CONTEXT as ENGINE_CONTEXT  # noqa: E402
+from test_engines import (  # noqa: E402, F401
     SLOTS,
+    model,
     requests_of_many_lengths,
-    run,
     test_a_cancelled_request_says_nothing_more,
     test_end_of_turn_stops_only_where_asked,
     test_greedy_equals_the_naive_loop_also_in_a_full_batch,
@@ -30,22 +34,22 @@ from test_engines import (  # noqa: F401
     test_stop_ids_end_a_request_and_are_the_last_id,
     test_the_same_prompt_many_times,
 )
-from test_engines import model as model
-from test_forced_engines import (  # noqa: F401  # noqa: F401
+from test_forced_engines import (  # noqa: E402, F401
     CONTEXT,
     model_folder,
     reference,
     test_an_engine_equals_the_reference_shared_and_cell_by_cell,
     test_the_papers_grid_from_shared_trajectories_is_that_of_separate_runs,
 )
-from test_openai_engine import script
-from text_server import text_server
-from tiny_model import weightless_model
-from tiny_tokenizer import tiny_tokenizer
-from vllm_server import vllm_server, wait_for
+from test_openai_engine import script  # noqa: E402
+from text_server import text_server  # noqa: E402
+from tiny_model import weightless_model  # noqa: E402
+from tiny_tokenizer import tiny_tokenizer  # noqa: E402
+from vllm_server import vllm_server, wait_for  # noqa: E402
 
-from core.chat import ChatFormat
-from inference.engine import EngineConfig, Request, Sampling, load_engine
+from core.chat import ChatFormat  # noqa: E402
+from core.config import UserError  # noqa: E402
+from inference.engine import EngineConfig, Request, Sampling, load_engine  # noqa: E402
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -86,12 +90,12 @@ def engine_and_chat(folder, vllm_url):
 
 
 @contextmanager
-def serving(model: Path, base_url: str, log: Path, *args: str):
+def serving(path: Path, base_url: str, log: Path, *args: str):
     """`python -m inference.serve` in front of a server; yields its address, without /v1."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     options = [f"engine.base_url={base_url}", f"engine.max_model_len={CONTEXT}", "engine.max_num_seqs=8"]
-    command = [sys.executable, "-m", "inference.serve", f"model={model}", "profile=s1", f"port={port}", *options, *args]
+    command = [sys.executable, "-m", "inference.serve", f"model={path}", "profile=s1", f"port={port}", *options, *args]
     with open(log, "wb") as out:
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
     try:
@@ -113,7 +117,7 @@ def served(folder, vllm_url, tmp_path_factory):
 
 def num_running_there(vllm_url: str) -> float:
     """Requests that vLLM decodes or lets wait."""
-    text = httpx.get(f"{vllm_url}/metrics").text  # noqa: F405
+    text = httpx.get(f"{vllm_url}/metrics").text
     return sum(float(n) for n in re.findall(r"^vllm:num_requests_(?:running|waiting)\{.*\} (\S+)", text, re.M))
 
 
@@ -178,7 +182,7 @@ def test_the_tokenizer_of_another_model_is_refused(vllm_url, tmp_path):
     weightless_model(tmp_path)
     other = tiny_tokenizer(special_tokens=("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<x>", "<think>", "</think>"))
     other.save_pretrained(tmp_path)
-    with pytest.raises(Exception, match="as other ids than the tokenizer of model="):
+    with pytest.raises(UserError, match="as other ids than the tokenizer of model="):
         front(tmp_path, vllm_url, max_model_len=CONTEXT)
 
 
@@ -198,10 +202,10 @@ def test_every_response_over_text_says_that_it_is_retokenized(tokenizer_folder, 
         text_server(script) as server,
         serving(tokenizer_folder, server.url, tmp_path / "log.txt", "engine.retokenize=true") as url,
     ):
-        whole = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()  # noqa: F405
-        stream = httpx.post(f"{url}/v1/chat/completions", json=body | {"stream": True}, timeout=60).text  # noqa: F405
+        whole = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()
+        stream = httpx.post(f"{url}/v1/chat/completions", json=body | {"stream": True}, timeout=60).text
         plain = {"prompt": "bcd", "max_tokens": 5}
-        completion = httpx.post(f"{url}/v1/completions", json=plain, timeout=60).json()  # noqa: F405
+        completion = httpx.post(f"{url}/v1/completions", json=plain, timeout=60).json()
     *chunks, done = [event.removeprefix("data: ") for event in stream.split("\n\n")[:-1]]
     chunks = [json.loads(chunk) for chunk in chunks]
     assert done == "[DONE]" and len(chunks) > 5

@@ -18,13 +18,14 @@ KEY = "sk-secret-key-123"
 class TextServer:
     """script(text so far, seed) -> the next id. An end of turn ends an answer without text.
 
-    with_ids: takes prompts of ids and returns ids, under vLLM's names.
+    tokenizer: of its model. with_ids: takes prompts of ids and returns ids, under vLLM's names.
     fault: of every completion: an int (a status), "die" (half a chunk, then the connection closes), "hang" (after one
         chunk), "end" (without finish_reason), or bytes (sent verbatim as a chunk).
     wants_key: of every request. bodies: of the completions asked for. num_gone: clients that hung up in the middle.
     """
 
     script: Callable[[str, int | None], int]
+    tokenizer: Any = field(default_factory=tiny_tokenizer)
     with_ids: bool = False
     fault: Any = None
     wants_key: bool = False
@@ -36,7 +37,7 @@ class TextServer:
 
     def chunks(self, body: dict) -> Iterator[dict[str, Any]]:
         """The choices of an answer. Raises ValueError for a body that text-only servers refuse."""
-        tokenizer, prompt = tiny_tokenizer(), body["prompt"]
+        tokenizer, prompt = self.tokenizer, body["prompt"]
         if not self.with_ids and not isinstance(prompt, str):
             raise ValueError("prompt must be a string")
         text = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
