@@ -278,17 +278,17 @@ def test_interrupted_requests_of_a_real_engine(model_folder):
         params_of(extra | {"num_ignore": 3}, seed=derived_seed(i), max_tokens=150, top_p=0.95)
         for i in range(len(prompts))
     ]
-    thinking = []
+    runs = []
     for num_blocks in (200, 21):
         llm = loaded(model_folder, num_gpu_blocks_override=num_blocks, disable_log_stats=False)
         outputs = llm.generate(prompts, params, use_tqdm=False)
         interrupted = sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions")
         assert (interrupted > 0) == (num_blocks == 21), interrupted
-        thinking.append([tuple(o.outputs[0].token_ids[:120]) for o in outputs])
+        runs.append([tuple(thinking(list(o.outputs[0].token_ids[:120]))) for o in outputs])
         llm.llm_engine.engine_core.shutdown()
-    assert thinking[0] == thinking[1]
+    assert runs[0] == runs[1]
     text = tuple(chat.encode(TEXT))
-    assert any(text == ids[i : i + len(text)] for ids in thinking[0] for i in range(100))
+    assert any(text == ids[i : i + len(text)] for ids in runs[0] for i in range(100))
 
 
 def post(port: int, path: str, body: dict) -> tuple[int, dict]:
