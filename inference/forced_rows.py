@@ -102,7 +102,7 @@ def forced_texts(chat: ChatFormat, ignore_text: str, cue: str) -> tuple[tuple[in
     newline = chat.encode("\n")
     return (
         tuple(chat.encode(chat.profile.start)),
-        tuple(chat.encode(ignore_text)),
+        tuple(chat.encode(ignore_text) or newline),
         tuple(chat.close_ids(forced=False, cue=cue) or newline),
         tuple(chat.close_ids(forced=True, cue=cue) or newline),
         tuple(chat.close_ids(forced=True, cue=cue, thinking=newline) or newline),

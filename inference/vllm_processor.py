@@ -44,21 +44,21 @@ NUMBERS = ("max_thinking_tokens", "min_thinking_tokens", "num_ignore", "answer_r
 TEXTS = ("ignore_text", "cue")
 MAX_TEXT_BYTES = 256
 ANSWER_RESERVE = 512
-# vLLM applies these after custom processors, or lets them decide beside us: {field: its neutral values}
+# vLLM applies these after custom processors, or lets them decide beside us: {field: its neutral value}
 REFUSED = {
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "repetition_penalty": (1,),
-    "structured_outputs": (None,),
-    "thinking_token_budget": (None,),
-    "trace_decode_token_ids": (None,),
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "repetition_penalty": 1,
+    "structured_outputs": None,
+    "thinking_token_budget": None,
+    "trace_decode_token_ids": None,
 }
 
 
-def budget_of(params: SamplingParams) -> Budget | None:
-    """The budget of a request; None where it asks for none. Raises ValueError (HTTP 400) for what cannot be done."""
-    given = {name: value for name, value in (params.extra_args or {}).items() if name in NUMBERS + TEXTS}
-    for name in (params.extra_args or {}).keys() - given.keys():
+def budget_of(extra_args: dict[str, Any] | None) -> Budget | None:
+    """The budget that a request asks for; None where it asks for none. Raises ValueError for what is no budget."""
+    given = {name: value for name, value in (extra_args or {}).items() if name in NUMBERS + TEXTS}
+    for name in (extra_args or {}).keys() - given.keys():
         if close := difflib.get_close_matches(name, NUMBERS + TEXTS, n=1, cutoff=0.8):
             raise ValueError(f"vllm_xargs: {name} is unknown; did you mean {close[0]}?")
     if not given:
@@ -73,16 +73,23 @@ def budget_of(params: SamplingParams) -> Budget | None:
         raise ValueError("ignore_text is empty: an end of thinking can only be replaced by something")
     if reserve < 1:
         raise ValueError(f"answer_reserve={reserve}: at least one token is needed for an answer")
-    budget = Budget(**given, max_answer_tokens=reserve)
+    return Budget(**given, max_answer_tokens=reserve)
+
+
+def check(params: SamplingParams) -> None:
+    """Raises ValueError, which vLLM answers with HTTP 400, for a budget that cannot be kept."""
+    budget = budget_of(params.extra_args)
+    if budget is None:
+        return
     for name, neutral in REFUSED.items():
-        if (value := getattr(params, name, None)) not in (None, *neutral):
+        if (value := getattr(params, name, None)) not in (None, neutral):
             raise ValueError(f"{name}={value!r:.80} cannot be combined with a thinking budget here")
-    if params.max_tokens is not None and params.max_tokens <= reserve and budget.max_thinking_tokens != 0:
+    too_short = params.max_tokens is not None and params.max_tokens <= budget.answer_reserve
+    if too_short and budget.max_thinking_tokens != 0:
         raise ValueError(
-            f"max_tokens={params.max_tokens} leaves nothing for thinking, as answer_reserve={reserve} of them are "
-            "kept for the answer; raise max_tokens or lower answer_reserve"
+            f"max_tokens={params.max_tokens} leaves nothing for thinking, as answer_reserve={budget.answer_reserve} of "
+            "them are kept for the answer; raise max_tokens or lower answer_reserve"
         )
-    return budget
 
 
 def rules_of(params: SamplingParams, budget: Budget, chat: ChatFormat, num_prompt: int, max_model_len: int) -> Rules:
@@ -122,7 +129,7 @@ class BudgetForcing(LogitsProcessor, LogitsProcessorV2):
 
     @classmethod
     def validate_params(cls, params: SamplingParams) -> None:
-        budget_of(params)
+        check(params)
 
 
 class _Request:
@@ -176,7 +183,7 @@ class _V1(LogitsProcessor):
             request.slot = None
 
     def _enter(self, row: int, params: SamplingParams, prompt_ids: list[int] | None, output_ids: list[int]) -> None:
-        budget = budget_of(params)
+        budget = budget_of(params.extra_args)
         if budget is None:
             return
         # vLLM hands an interrupted request back with the same object of parameters. Samples of one prompt may share
@@ -205,27 +212,28 @@ class _V2(LogitsProcessorV2):
         self._requests = requests
         self._forced = _forced_rows(vllm_config, requests.max_num_reqs, requests.device)
         self._opened = opened_prompts(self._forced.chat)
-        self._new: list[int] = []
+        self._new: dict[int, Rules] = {}
 
     def add_request(self, slot: int, params: SamplingParams) -> bool:
-        budget = budget_of(params)
+        budget = budget_of(params.extra_args)
         self._forced.rules[slot] = None
+        self._new.pop(slot, None)
         if budget is None:
             return False
         num_prompt = int(self._requests.prompt_len.np[slot])
-        self._forced.put(slot, rules_of(params, budget, self._forced.chat, num_prompt, self._max_model_len))
-        self._new.append(slot)
+        self._new[slot] = rules_of(params, budget, self._forced.chat, num_prompt, self._max_model_len)
         return True
 
     def apply_staged_writes(self) -> None:
-        for slot in self._new:
-            ids, rules = self._requests.all_token_ids.gpu[slot], self._forced.rules[slot]
+        for slot, rules in self._new.items():
+            ids = self._requests.all_token_ids.gpu[slot]
             num_prompt, num_read = (int(x.np[slot]) for x in (self._requests.prompt_len, self._requests.prefill_len))
             is_open = self._is_open(ids, num_prompt)
             state = torch.where(is_open, *(self._forced.to_device(rules.new_state(x)) for x in (True, False)))
             if num_read > num_prompt:  # it was interrupted, which is rare enough to wait for its tokens
                 output_ids = ids[num_prompt:num_read].tolist()
                 state = self._forced.to_device(rules.replayed(self._forced.chat, bool(is_open), output_ids))
+            self._forced.put(slot, rules)
             self._forced.set_state(slot, state)
         self._new.clear()
 

@@ -126,6 +126,22 @@ def test_v2_requests_that_are_interrupted_are_read_again(folder):  # noqa: F811
     assert [thinking(outputs) for outputs in batch.outputs] == uninterrupted(folder, "V2")
 
 
+def test_what_reading_again_cannot_tell():
+    """An ignore text that the model wrote by itself; and the beginning of one, if that is all there is."""
+    from inference.forced_rows import ANSWER, AT, CLOSE, IGNORE, NUM_IGNORED, PHASE, Rules, forced_texts
+
+    chat = ChatFormat("s1", tiny_tokenizer())
+    texts = forced_texts(chat, TEXT, "\nFinal Answer:")
+    rules, ignore, close = Rules(texts, (60, 60), num_ignore=1), texts[IGNORE], texts[CLOSE]
+    words = tuple(chat.encode("24. "))
+    assert rules.replayed(chat, True, words)[NUM_IGNORED] == 0
+    assert rules.replayed(chat, True, words + ignore + words)[NUM_IGNORED] == 1, "forced or not"
+    assert rules.replayed(chat, True, words + ignore[:2])[: AT + 1] == [IGNORE, 2], "goes on with the text"
+    assert rules.replayed(chat, True, words + close[:1])[: AT + 1] == [CLOSE, 1]
+    assert rules.replayed(chat, True, words + close + words)[PHASE] == ANSWER
+    assert rules.replayed(chat, False, texts[0] + words)[2:4] == [len(words), 0]
+
+
 def test_samples_that_share_their_parameters_and_greedy_ones_beside(folder):  # noqa: F811
     from processor_batches import BudgetForcing
 
@@ -262,17 +278,17 @@ def test_interrupted_requests_of_a_real_engine(model_folder):
         params_of(extra | {"num_ignore": 3}, seed=derived_seed(i), max_tokens=150, top_p=0.95)
         for i in range(len(prompts))
     ]
-    thinking = []
+    runs = []
     for num_blocks in (200, 21):
         llm = loaded(model_folder, num_gpu_blocks_override=num_blocks, disable_log_stats=False)
         outputs = llm.generate(prompts, params, use_tqdm=False)
         interrupted = sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions")
         assert (interrupted > 0) == (num_blocks == 21), interrupted
-        thinking.append([tuple(o.outputs[0].token_ids[:120]) for o in outputs])
+        runs.append([tuple(thinking(list(o.outputs[0].token_ids[:120]))) for o in outputs])
         llm.llm_engine.engine_core.shutdown()
-    assert thinking[0] == thinking[1]
+    assert runs[0] == runs[1]
     text = tuple(chat.encode(TEXT))
-    assert any(text == ids[i : i + len(text)] for ids in thinking[0] for i in range(100))
+    assert any(text == ids[i : i + len(text)] for ids in runs[0] for i in range(100))
 
 
 def post(port: int, path: str, body: dict) -> tuple[int, dict]:
