@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from core.types import Sample
-from inference.api import ApiError
+from inference.api import ApiError, shutting_down
 from inference.served_model import Body, Work
 from inference.stream import Piece
 from inference.worker import Event
@@ -89,7 +89,7 @@ class Reply:
         if event.ended == "error":
             raise ApiError(f"the engine failed at this request: {event.error}", status=500)
         if event.ended == "cancelled":
-            raise ApiError("the server is shutting down", status=503)
+            raise shutting_down()
         self.samples[index] = event
 
     @property

@@ -148,18 +148,13 @@ class ServedModel:
             raise ApiError(f"n: at most {self._config.max_n} samples a request on this server, over all prompts", "n")
 
     def _check_text(self, param: str, *texts: str) -> None:
-        """Raises ApiError for what would be too long, before the work of reading it, or is no text."""
+        """Raises ApiError for what would be too long, before the work of reading it."""
         if sum(map(len, texts)) > self._max_chars:
             raise ApiError(
                 f"{param}: far more text than the context of {self.max_model_len} tokens holds",
                 param,
                 code="context_length_exceeded",
             )
-        for text in texts:
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise ApiError(f"{param}: not valid Unicode (a lone surrogate)", param) from None
 
     def _check_prompt(self, ids: list[int], param: str) -> None:
         if not ids:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core import log
-from inference.api import ApiError, Body, ChatRequest, CompletionRequest, read
+from inference.api import ApiError, Body, ChatRequest, CompletionRequest, read, shutting_down
 from inference.api_keys import ApiKeys
 from inference.engine import Engine
 from inference.http_limits import guarded
@@ -114,7 +114,10 @@ def create_app(
 
 @asynccontextmanager
 async def cancelled_when_gone(stream: Stream, receive: Receive) -> AsyncIterator[None]:
-    """Cancels a stream when its client goes away, and on every other way out."""
+    """Cancels a stream when its client goes away, and on every other way out.
+
+    Raises ApiError where the server ends before the stream does.
+    """
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -124,6 +127,8 @@ async def cancelled_when_gone(stream: Stream, receive: Receive) -> AsyncIterator
     watcher = asyncio.create_task(watch())
     try:
         yield
+    except asyncio.CancelledError:  # by uvicorn, when the grace period is over
+        raise shutting_down() from None
     finally:
         watcher.cancel()
         stream.cancel()
@@ -140,18 +145,18 @@ class EventStream(Response):
         self._stream, self._reply, self._clock = stream, reply, clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with cancelled_when_gone(self._stream, receive):
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send(_body(self._reply.opening()))
-            try:
+        try:
+            async with cancelled_when_gone(self._stream, receive):
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                await send(_body(self._reply.opening()))
                 async for events in self._stream:
                     self._clock.tick()
                     if chunks := self._reply.chunks(events):
                         await send(_body(chunks))
-                last = self._reply.closing()
-            except (ApiError, EngineFailed) as error:
-                last = error_chunk(_api_error(error))
-            await send(_body(last, more=False))
+            last = self._reply.closing()
+        except (ApiError, EngineFailed) as error:
+            last = error_chunk(_api_error(error))
+        await send(_body(last, more=False))
 
 
 class Counted:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,22 @@ run_entry(main, ServeConfig, "", {pairs})
 
 def scripted_text(prefix: tuple[int, ...], seed: int | None) -> int:
     """Letters and words at random, some ends among them; a function of prefix and seed."""
-    tokenizer = tiny_tokenizer()
-    delimiter, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
-    answer = tokenizer.encode("answer", add_special_tokens=False)[0]
+    delimiter, end, answer, num_ids = _ids()
     digest = hashlib.blake2b(repr((prefix[-12:], len(prefix), seed)).encode(), digest_size=8).digest()
     number = int.from_bytes(digest, "little")
     if prefix[-1] == delimiter and number % 4:
         return answer
     if number % 23 == 0:
         return end if number % 2 else delimiter
-    return 5 + number % (len(tokenizer) - 5)
+    return 5 + number % (num_ids - 5)
+
+
+@cache
+def _ids() -> tuple[int, int, int, int]:
+    """Of the two ends, of "answer", and how many there are."""
+    tokenizer = tiny_tokenizer()
+    ends = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    return *ends, tokenizer.encode("answer", add_special_tokens=False)[0], len(tokenizer)
 
 
 class SlowEngine(ScriptedEngine):

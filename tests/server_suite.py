@@ -164,18 +164,19 @@ def test_n_samples_with_a_seed(served):
 
 
 def test_a_stop_text_ends_the_answer_and_is_not_in_it(served):
-    for limit in range(12, 40):  # until an answer is long enough to be cut
-        fields = {"max_thinking_tokens": limit} | ANSWER
-        text = served.ask(extra=fields).choices[0].message.content
+    fields = {"max_thinking_tokens": 12} | ANSWER
+    for number in range(50):  # until an answer is long enough to be cut
+        messages = [{"role": "user", "content": f"Question {number}"}]
+        text = served.ask(messages, extra=fields).choices[0].message.content
         sampled = text.removeprefix("\nFinal Answer:")
         if len(sampled) > 8:
             break
     stop = sampled[4:7]
     assert len(stop) == 3
     expected = text[: len(text) - len(sampled)] + sampled[: sampled.index(stop)]
-    answer = served.ask(extra=fields, stop=[stop, "never written at all"])
+    answer = served.ask(messages, extra=fields, stop=[stop, "never written at all"])
     assert answer.choices[0].message.content == expected and answer.choices[0].finish_reason == "stop"
-    assert read_stream(served.ask(extra=fields, stop=stop, stream=True)).content[0] == expected
+    assert read_stream(served.ask(messages, extra=fields, stop=stop, stream=True)).content[0] == expected
 
 
 def test_max_tokens_hold_for_all_that_is_written(served):

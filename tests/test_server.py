@@ -13,6 +13,7 @@ from tiny_tokenizer import CHATML, tiny_tokenizer
 pytest.importorskip("fastapi")
 pytest.register_assert_rewrite("server_suite")
 import httpx  # noqa: E402
+import openai  # noqa: E402
 from server_suite import *  # noqa: E402, F403
 from server_suite import MESSAGES, Served, read_stream, reference_on  # noqa: E402
 
@@ -120,8 +121,8 @@ def test_an_engine_that_fails_is_told_to_all():
     [
         (b'{"messages": [{"role": "user", "content": "a"}], "temperature": NaN}', "temperature"),
         (b'{"messages": [{"role": "user", "content": "a"}], "top_p": -Infinity}', "top_p"),
-        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "messages"),
-        (b'{"messages": [{"role": "user", "content": "a"}], "stop": "\\ud800"}', "stop"),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "Unicode"),
+        (b'{"messages": [{"role": "user", "content": "a"}], "stop": "\\ud800"}', "Unicode"),
         (b'{"messages": [{"role": "user", "content": "a"}], "max_tokens": 1e400}', "max_tokens"),
         (b'{"messages": [{"role": "user", "content": "a"}], "seed": ' + b"9" * 5000 + b"}", ""),
         (b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", ""),
@@ -172,9 +173,17 @@ def test_a_line_a_request_holds_no_text(capfd):
 
 def test_a_signal_ends_the_process_after_the_grace_period(tmp_path):
     with server_process(tmp_path, engine="0.01") as (process, port, output):
-        stream = served_at(f"http://127.0.0.1:{port}").ask(extra=FOREVER, stream=True)
+        url, answers = f"http://127.0.0.1:{port}", []
+        stream = served_at(url).ask(extra=FOREVER, stream=True)
         next(iter(stream))
+        whole = threading.Thread(target=lambda: answers.append(post(url, **FOREVER)))
+        whole.start()
+        time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
+        with pytest.raises(openai.APIError, match="shutting down"):
+            list(stream)
+        whole.join(20)
+        assert answers[0].status_code == 503 and "shutting down" in answers[0].text
         assert process.wait(20) == 0
         assert "Traceback" not in output.read_text() and "server ended" in output.read_text()
 
@@ -187,6 +196,5 @@ def test_a_failed_engine_ends_the_process(tmp_path):
 
 
 def test_an_address_in_use_is_told_before_the_model_is_loaded():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(UserError, match="choose another port"):
-            bind("127.0.0.1", taken.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="choose another port"):
+        bind("127.0.0.1", taken.getsockname()[1])
