@@ -15,6 +15,7 @@ import pytest
 
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("httptools")
+pytest.importorskip("fastapi")
 
 from core.config import UserError  # noqa: E402
 from inference.api_keys import ApiKeys, read_api_keys  # noqa: E402
