@@ -78,7 +78,7 @@ def draw(rows: list[dict[str, Any]], question: str, answer: str):
         axes.text(start + 0.015 * end, y, text, va="center", fontsize=9, color=colour)
     axes.set_yticks(range(len(rows)), [label_of(row) for row in rows])
     axes.set_xlim(0, 1.3 * end)  # room for the answers
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.8)  # the first on top
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("thinking tokens")
     axes.set_title(f"{question}  (blue: answered {answer}; orange: Wait)", fontsize=9.5, loc="left")

@@ -169,11 +169,12 @@ def check_supported(body: _Body) -> None:
 
 
 def check_unicode(body: _Body) -> None:
-    """Raises ApiError where a text anywhere in the body is none: JSON can write half of a surrogate pair."""
-    try:
-        body.model_dump_json()
-    except PydanticSerializationError:
-        raise ApiError("the body has a text that is not valid Unicode (a lone surrogate)") from None
+    """Raises ApiError for a field with a text that is none: JSON can write half of a surrogate pair."""
+    for name in body.model_fields_set:
+        try:
+            body.model_dump_json(include={name})
+        except PydanticSerializationError:
+            raise ApiError(f"{name}: not valid Unicode (a lone surrogate)", name) from None
 
 
 Body = TypeVar("Body", bound=_Body)

@@ -167,8 +167,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     @property
     def is_clients_turn(self) -> bool:
-        """Is there no whole request that is being answered?"""
-        return self.cycle is None or self.cycle.more_body or self.cycle.response_complete
+        """Is there no whole request that is being answered? `pipeline` holds those that wait until one is."""
+        return not self.pipeline and (self.cycle is None or self.cycle.more_body or self.cycle.response_complete)
 
     def _watch(self) -> None:
         """The clock runs exactly while it is the client's turn."""
@@ -196,7 +196,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _say_and_close(self, status: int, message: str, code: str) -> None:
         """Without the app. In the middle of an answer nothing can be said."""
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+        if self.pipeline or (self.cycle and self.cycle.response_started and not self.cycle.response_complete):
             self.transport.abort()
             return
         body = json.dumps(ApiError(message, status=status, code=code).body).encode()

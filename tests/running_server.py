@@ -132,7 +132,7 @@ def server_process(folder: Path, *pairs: str, engine: str = "0.002", env: dict[s
 
 def _port_of(process: subprocess.Popen, output: Path) -> int:
     """As soon as it listens."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180  # imports take long on a busy machine
     while process.poll() is None and time.monotonic() < deadline:
         addresses = [line.split()[1] for line in output.read_text().splitlines() if line.startswith("address")]
         if addresses:

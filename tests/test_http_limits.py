@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,6 +15,7 @@ import pytest
 
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("httptools")
+pytest.importorskip("fastapi")
 
 from core.config import UserError  # noqa: E402
 from inference.api_keys import ApiKeys, read_api_keys  # noqa: E402
@@ -49,6 +50,7 @@ def serving(config: ServeConfig, keys: ApiKeys | None = None) -> Iterator[Simple
     async def pour(send):
         while True:
             await send({"type": "http.response.body", "body": b"x" * 10_000, "more_body": True})
+            await asyncio.sleep(0.001)
 
     server = uvicorn.Server(uvicorn_config(guarded(app, keys, config), config))
     listener = socket.create_server(("127.0.0.1", 0))
@@ -152,6 +154,19 @@ def test_a_request_has_to_come_to_its_end(quick):
     started = time.monotonic()
     assert [said(connection)[:12] for connection in connections] == list(half_sent.values())
     assert 0.05 < time.monotonic() - started < 2
+    assert_serves(quick.port)
+
+
+def test_nothing_is_said_in_the_middle_of_an_answer(quick):
+    pour = head("content-length: 0", path="/pour")
+    for more in (b"no http\r\n\r\n", head("content-length: 10") + b"half"):
+        with connect(quick.port) as connection:
+            connection.sendall(pour + more)
+            received, until = b"", time.monotonic() + 0.3  # longer than a request may take
+            with suppress(ConnectionResetError):
+                while time.monotonic() < until and (chunk := connection.recv(1 << 16)):
+                    received += chunk
+        assert received.count(b"HTTP/1.1 ") <= 1
     assert_serves(quick.port)
 
 

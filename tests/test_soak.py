@@ -1,4 +1,4 @@
-"""Ten seconds of clients who come and go, at a real server process over a scripted engine: nothing is left of them."""
+"""Benchmarks of serving, small: ten seconds of clients who come and go at a server process over a scripted engine."""
 
 import asyncio
 import itertools
@@ -10,6 +10,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("httptools")
 from running_server import server_process  # noqa: E402
 
+from benchmarks.serve import Measured, clients, interval, table  # noqa: E402
 from benchmarks.soak import SoakConfig, Tally, at_rest, check, failures, growth, known_texts, soak  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -39,3 +40,24 @@ def test_what_the_soak_calls_wrong():
     assert seen("one two seven", False).diverged == 1
     assert len(seen("one two 3 4 5 6 7 8 9 10 11 12", False).wrong) == 1
     assert growth([50, 100, 101, 102, 99, 103, 104, 105], first=2) == pytest.approx(0.0297, abs=1e-4)
+
+
+def test_streams_are_counted_as_the_server_counts_them(tmp_path):
+    body = {"prompt": "How many legs", "max_tokens": 20, "ignore_eos": True}
+    with server_process(tmp_path, engine="0.0005") as (_, port, _):
+        done = asyncio.run(clients(port, "/v1/completions", [body] * 10, num_clients=4))
+    assert [one.num_tokens for one in done] == [20] * 10
+    assert all(one.started < one.first < one.ended for one in done)
+
+
+def test_the_ratio_has_an_interval():
+    assert interval([0.9, 0.9, 0.9]) == pytest.approx((0.9, 0.9, 0.9))
+    mean, low, high = interval([0.8, 1.25])  # logarithms -0.2231 and 0.2231: t(0.975, 1) = 12.7062 by their stderr
+    assert (mean, low, high) == pytest.approx((1.0, 0.0587, 17.0), rel=0.01)
+    runs = {
+        "inference.serve": [Measured(100, 1.0, 1.0, 0.1), Measured(100, 2.0, 1.0, 0.1)],
+        "vllm serve": [Measured(200, 2.0, 4.0, 0.1), Measured(200, 4.0, 4.0, 0.1)],
+        "chats with budgets": [Measured(100, 1.0, 1.0, 0.1)] * 2,
+    }
+    *_, by_seconds, by_cpu = table(runs).splitlines()
+    assert "vllm serve: 1.000 [1.000, 1.000]" in by_seconds and "2.000 [2.000, 2.000]" in by_cpu
