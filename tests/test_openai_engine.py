@@ -184,6 +184,7 @@ def test_a_request_that_fails_says_why_and_no_key(folder, text_server, monkeypat
 def test_a_server_that_has_gone_fails_each_request(folder, text_server):
     with text_server(with_ids=True) as server:
         engine = load(folder, server)
+    assert "connection lost" in error_of(engine), "on the connection that was kept"
     assert "no connection" in error_of(engine)
     engine.close()
 

@@ -75,6 +75,9 @@ def text_server(script: Callable[[str, int | None], int], **how) -> Iterator[Tex
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            if server.over.is_set():  # a connection that was kept
+                self.close_connection = True
+                return
             if not self._is_known():
                 return
             server.bodies.append(body)
