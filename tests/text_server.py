@@ -143,8 +143,11 @@ def text_server(script: Callable[[str, int | None], int], **how) -> Iterator[Tex
         def log_message(self, *args):
             pass
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # connections that come at once; more are reset
+        daemon_threads = True
+
+    httpd = Server(("127.0.0.1", 0), Handler)
     server.url = f"http://127.0.0.1:{httpd.server_port}/v1"
     thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
     thread.start()
