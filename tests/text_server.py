@@ -75,6 +75,9 @@ def text_server(script: Callable[[str, int | None], int], **how) -> Iterator[Tex
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            if server.over.is_set():  # a connection that was kept
+                self.close_connection = True
+                return
             if not self._is_known():
                 return
             server.bodies.append(body)
@@ -140,8 +143,11 @@ def text_server(script: Callable[[str, int | None], int], **how) -> Iterator[Tex
         def log_message(self, *args):
             pass
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # connections that come at once; more are reset
+        daemon_threads = True
+
+    httpd = Server(("127.0.0.1", 0), Handler)
     server.url = f"http://127.0.0.1:{httpd.server_port}/v1"
     thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
     thread.start()
