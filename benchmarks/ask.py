@@ -8,9 +8,11 @@ All ways write the same number of thinking tokens after the same prompt, in one 
     model.generate  transformers' own greedy loop with its KV cache, stopping at nothing
     re-tokenising   the loop people paste: after each token all text is decoded, encoded again, and read from its start
 
-The order of the first two alternates from repeat to repeat; the third, whose cost grows with the square, runs fewer times
-(num_retokenising). Prints tokens a second and the ratios of ask to the others, by seconds and by processor seconds, which
-other processes of the machine lengthen less. Thinking is held open (min_thinking_tokens), so that all write as much.
+The order of the first two alternates from repeat to repeat. The third, whose cost grows with the square, runs once, and
+with retokenising_stride=8 only every eighth of its tokens is measured, and counts eight times. Prints tokens a second and
+the ratios of ask to the others, by seconds and by processor seconds, which other processes of the machine lengthen less.
+ask's thinking is held open (min_thinking_tokens), so that all write as much: each of its ends costs one pass, and the Wait
+put there is read along with the next token.
 """
 
 import dataclasses
@@ -40,7 +42,7 @@ class AskBenchmarkConfig:
     question: str = option("How many r in raspberry", help="what is asked")
     num_tokens: int = option(512, help="thinking tokens of each way")
     repeats: int = option(5, help="how often ask and model.generate are measured")
-    num_retokenising: int = option(1, help="how often the loop without a cache is measured")
+    retokenising_stride: int = option(1, help="of the loop without a cache, only every so many-th token is measured")
     engine: EngineConfig = option(EngineConfig(backend="transformers", max_num_seqs=1), help="how to load the model")
 
 
@@ -53,9 +55,12 @@ class Measured:
     num_tokens: int
     first: float | None = None
 
+    def times(self, factor: float) -> "Measured":
+        return Measured(self.seconds * factor, self.cpu_seconds * factor, round(self.num_tokens * factor))
+
 
 def ask(engine: "TransformersEngine", chat: ChatFormat, prompt: list[int], num_tokens: int) -> tuple[int, float]:
-    """(thinking tokens, seconds to the first). The answer is one token more, and part of what is measured."""
+    """(tokens, seconds to the first). The answer is one of them."""
     started = time.perf_counter()
     budget = Budget(num_tokens, min_thinking_tokens=num_tokens, max_answer_tokens=1)
     decoding = StreamedDecode(prompt, budget, chat, engine.max_model_len)
@@ -66,7 +71,7 @@ def ask(engine: "TransformersEngine", chat: ChatFormat, prompt: list[int], num_t
         if decoding.take() and first is None:
             first = time.perf_counter() - started
     sample = decoding.sample()
-    return len(sample.ids("thinking", "sampled")) + sample.num_answer_tokens, first
+    return sample.num_thinking_tokens + sample.num_answer_tokens, first
 
 
 def generate(model: Any, prompt: list[int], num_tokens: int) -> list[int]:
@@ -78,17 +83,17 @@ def generate(model: Any, prompt: list[int], num_tokens: int) -> list[int]:
     return ids[0, len(prompt) :].tolist()
 
 
-def retokenising(model: Any, tokenizer: Any, prompt: list[int], num_tokens: int) -> int:
-    """Text in, text out, a whole forward pass a token."""
+def retokenising(model: Any, tokenizer: Any, prompt: list[int], written: list[int], stride: int) -> int:
+    """Text in, text out, a whole forward pass a token. written: what model.generate wrote. Returns how many tokens."""
     import torch
 
-    text = tokenizer.decode(prompt)
-    for _ in range(num_tokens):
+    measured = range(0, len(written), stride)
+    for num_before in measured:
+        text = tokenizer.decode(prompt + written[:num_before])
         ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids.to(model.device)
         with torch.inference_mode():
-            token = int(model(ids, use_cache=False).logits[0, -1].argmax())
-        text += tokenizer.decode([token])
-    return num_tokens
+            tokenizer.decode(model(ids, use_cache=False).logits[0, -1].argmax())
+    return len(measured)
 
 
 def measure(way: Callable[[], Any]) -> Measured:
@@ -131,8 +136,7 @@ def table(measured: dict[str, list[Measured]]) -> str:
         low, high = interval(pairs)
         lines.append(f"tokens by {by}, ask / model.generate: {statistics.median(pairs):.3f} [{low:.3f}, {high:.3f}] "
                      f"(repeats: {', '.join(f'{r:.3f}' for r in pairs)})")  # fmt: skip
-        slow = measured["re-tokenising"]
-        pairs = [r for one in slow for r in ratios(ours, [one] * len(ours), unit)]
+        pairs = ratios(ours, measured["re-tokenising"] * len(ours), unit)
         lines.append(f"tokens by {by}, ask / re-tokenising: {statistics.median(pairs):.1f} "
                      f"({min(pairs):.1f} to {max(pairs):.1f})")  # fmt: skip
     return "\n".join(lines)
@@ -151,19 +155,18 @@ def main(config: AskBenchmarkConfig) -> None:
         "ask": lambda: ask(engine, chat, prompt, config.num_tokens),
         "model.generate": lambda: generate(model, prompt, config.num_tokens),
     }
-    generate(model, prompt, 2)  # warm, as ask is by now
+    generate(model, prompt, num_tokens=2)  # warm, as ask is by now
     measured: dict[str, list[Measured]] = {name: [] for name in ways}
-    with Progress("ask", 2 * config.repeats + config.num_retokenising, "measurements") as progress:
+    with Progress("ask", 2 * config.repeats + 1, "measurements") as progress:
         for repeat in range(config.repeats):
             for name in sorted(ways, reverse=bool(repeat % 2)):
                 engine.reset_prefix_cache()
                 measured[name].append(measure(ways[name]))
                 progress.update(sum(map(len, measured.values())), name)
-        measured["re-tokenising"] = []
-        for _ in range(config.num_retokenising):
-            slow = measure(lambda: retokenising(model, tokenizer, prompt, config.num_tokens))
-            measured["re-tokenising"].append(slow)
-            progress.update(sum(map(len, measured.values())), "re-tokenising")
+        written = generate(model, prompt, config.num_tokens)
+        slow = measure(lambda: retokenising(model, tokenizer, prompt, written, config.retokenising_stride))
+        measured["re-tokenising"] = [slow.times(config.num_tokens / slow.num_tokens)]
+        progress.update(2 * config.repeats + 1, "re-tokenising")
     print(f"{config.num_tokens} thinking tokens after a prompt of {len(prompt)}, one sequence, {model.dtype} on "
           f"{engine.device}, {num_threads()} thread(s); loaded in {loaded:.1f} s, first token ever after "
           f"{cold.first:.2f} s")  # fmt: skip

@@ -206,6 +206,7 @@ class ChatFormat:
             first = self.decode(ids[:1])
             special = ids[0] in self.tokenizer.all_special_ids or first in self.tokenizer.get_added_vocab()
             if not special or self.decode(ids) != text:
+                # which ids ordinary text has depends on its neighbours (" </", ">\n\n"), so that no ids would find it
                 raise UserError(
                     f"profile {self.name!r} ends thinking with {text!r}, which the tokenizer of "
                     f"{self.tokenizer.name_or_path!r} splits into ordinary text; choose another profile"

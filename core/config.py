@@ -69,7 +69,8 @@ def load(schema: type[T], args: list[str]) -> T:
             config = _merge(schema, config, _read(file), where=file)
         for pair in pairs:
             config = _merge(schema, config, OmegaConf.from_dotlist([pair]), where=f"argument {pair!r}")
-        return dataclasses.replace(_to_object(config), **text)
+        built = _to_object(config)
+        return dataclasses.replace(built, **text) if text else built
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from None
 
@@ -84,7 +85,7 @@ def _without_free_text(schema: type, args: list[str]) -> tuple[list[str], dict[s
     texts = [a for a in args if not _is_pair(a, keys) and not a.startswith("-") and not a.endswith((".yaml", ".yml"))]
     if len(texts) > 1:
         raise UserError(f'several texts ({", ".join(map(repr, texts[:4]))}); put the {name} into quotes: "..."')
-    return [a for a in args if a not in texts], {name: text for text in texts}
+    return [a for a in args if a not in texts], {name: texts[0]} if texts else {}
 
 
 def _is_pair(arg: str, keys: set[str]) -> bool:

@@ -27,8 +27,8 @@ RIGHT, WRONG, WAIT = "#0072B2", "#999999", "#E69F00"
 class SweepConfig:
     model: str = option(help="local folder or hub id")
     question: str = option("Calculate 4 + 2 + 10 + 7.", help="what is asked")
-    answer: str = option("23", help="lines whose answer ends in it are drawn as right")
-    budgets: list[int] = option([0, 8, 16, 24, 32, 64], help="of thinking tokens")
+    answer: str = option("23", help="the right one")
+    budgets: list[int] = option([8, 16, 24, 32, 96], help="of thinking tokens")
     ignores: list[int] = option([1, 2], help="ends of thinking replaced by Wait, at the largest budget")
     save: str = option("sweep", help="name of the picture, without .png")
     engine: EngineConfig = option(
@@ -62,26 +62,26 @@ def row_of(chat: ChatFormat, cell: Budget, sample) -> dict[str, Any]:
 
 def draw(rows: list[dict[str, Any]], question: str, answer: str):
     """A bar a row: sampled thinking, in blue where the answer is right, and the Waits in it."""
-    from matplotlib.figure import Figure
+    import matplotlib.pyplot as plt
 
-    figure = Figure(figsize=(6.4, 0.9 + 0.34 * len(rows)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = plt.subplots(figsize=(6.4, 0.9 + 0.34 * len(rows)), layout="constrained")
     end = max(row["num_thinking_tokens"] for row in rows)
     for y, row in enumerate(rows):
-        colour = RIGHT if row["answer"].rstrip(" .").endswith(answer) else WRONG
+        final = row["answer"].rpartition("Answer:")[2].strip()
+        colour = RIGHT if final.rstrip(".") == answer else WRONG
         start = 0
         for part in row["thinking"]:
             axes.barh(y, part["num_tokens"], 0.62, start, color=WAIT if part["source"] == "forced" else colour)
             start += part["num_tokens"]
-        lines = row["answer"].splitlines() or ["(no answer)"]
-        text = lines[0] if len(lines[0]) <= 34 else f"{lines[0][:33]}..."
-        axes.text(start + 0.015 * end, y, text, va="center", fontsize=8, color=colour)
+        line = final.splitlines()[0] if final else "(no answer)"
+        text = line if len(line) <= 34 else f"{line[:33]}..."
+        axes.text(start + 0.015 * end, y, text, va="center", fontsize=9, color=colour)
     axes.set_yticks(range(len(rows)), [label_of(row) for row in rows])
-    axes.set_xlim(0, 1.55 * end)  # room for the answers
+    axes.set_xlim(0, 1.3 * end)  # room for the answers
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("thinking tokens")
-    axes.set_title(f"{question}  (blue: answers {answer}; orange: Wait)", fontsize=9.5, loc="left")
+    axes.set_title(f"{question}  (blue: answered {answer}; orange: Wait)", fontsize=9.5, loc="left")
     return figure
 
 

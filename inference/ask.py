@@ -11,7 +11,7 @@ marks ([[Wait]] was forced). prompts= takes a .txt file (a question a line), .js
 stdout, and everything else on stderr. Ctrl-C keeps what was said; a second one ends at once.
 
 engine.backend=auto is vLLM on a GPU where it is installed, and transformers elsewhere: on a CPU vLLM takes 20 to 80
-seconds to start, and a single question runs no faster. For hundreds of questions on a CPU: engine.backend=vllm.
+seconds to start, more than a question takes. For hundreds of questions on a CPU: engine.backend=vllm.
 """
 
 import signal
@@ -33,7 +33,7 @@ from inference.ask_config import AskConfig, budgets_of, check, engine_config_of
 from inference.ask_view import View, view_of
 from inference.asked import Asked
 from inference.budget import Budget, derived_seed
-from inference.engine import Driver, EngineConfig, load_engine
+from inference.engine import Driver, Engine, EngineConfig, load_engine
 from inference.prompts import Prompt, prompt_of, read_prompts
 from inference.stream import StreamedDecode
 
@@ -78,8 +78,8 @@ def all_of(
                 seed = derived_seed(config.seed, question_id(prompt.question), sample)
                 decoding = StreamedDecode(ids, budget, chat, max_model_len, config.sampling, seed)
                 if decoding.is_done:
-                    raise UserError(f"{prompt.where}: {decoding.sample().error}; give a larger engine.max_model_len, or "
-                                    "a smaller max_answer_tokens")  # fmt: skip
+                    way_out = "raise engine.max_model_len or lower max_answer_tokens"
+                    raise UserError(f"{prompt.where}: {decoding.sample().error}; {way_out}")
                 settings = {"model": config.model, "profile": chat.name, "max_model_len": max_model_len,
                             "budget": asdict(budget), "sampling": asdict(config.sampling), "seed": seed}  # fmt: skip
                 asked.append(Asked(prompt, number, sample, label, decoding, settings))
@@ -102,10 +102,7 @@ def run(
     view.update()
     if not waiting:
         return False
-    started = time.monotonic()
-    say(f"loading {config.model} with {engine_config.backend}")
-    engine, _ = load_engine(config.model, engine_config)
-    say(f"loaded in {duration(time.monotonic() - started)}")
+    engine = load(config.model, engine_config)
     started = time.monotonic()
     with closing(engine), first_interrupt() as interrupts, progress_of(asked, len(waiting)) as progress:
         driver, running = Driver(engine), []
@@ -126,6 +123,18 @@ def run(
             one.cancel()
         view.update()
     return bool(interrupts)
+
+
+def load(model: str, config: EngineConfig) -> Engine:
+    """Raises UserError where the engine has less context than was asked for, as a running server may."""
+    started = time.monotonic()
+    say(f"loading {model}, engine.backend={config.backend}")
+    engine, _ = load_engine(model, config)
+    say(f"loaded in {duration(time.monotonic() - started)}")
+    if engine.max_model_len < config.max_model_len:
+        engine.close()
+        raise UserError(f"the engine's context is shorter; give engine.max_model_len={engine.max_model_len}")
+    return engine
 
 
 @contextmanager

@@ -76,13 +76,14 @@ def budgets_of(config: AskConfig, profile: str) -> dict[str, Budget]:
 
 
 def engine_config_of(config: AskConfig, path: Path) -> EngineConfig:
-    """The backend to use, the context that the model has, and weights in 4 bits where they are asked for."""
+    """With the backend chosen (a running server is named by engine.base_url), no more context than the model has, and
+    weights in 4 bits where they are asked for."""
     engine = config.engine
     max_model_len = min(engine.max_model_len, checkpoint.context_of(path) or engine.max_model_len)
     backend, options = engine.backend, engine.options
     if config.four_bit:
         backend, options = "transformers", four_bit_options() | options
-    elif backend == "auto":
+    elif backend == "auto" and not engine.base_url:
         backend = "vllm" if checkpoint.has_vllm() and has_cuda() else "transformers"
     return replace(engine, backend=backend, max_model_len=max_model_len, options=options)
 

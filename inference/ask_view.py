@@ -12,9 +12,9 @@ from rich.text import Text
 
 from inference.asked import Asked, Said
 
-STYLES = {("thinking", "sampled"): "dim", ("answer", "sampled"): "bold", ("thinking", "forced"): "black on yellow",
-          ("answer", "forced"): "black on yellow"}  # fmt: skip
-ENDED = {"natural": "thinking ended by itself", "budget": "thinking was cut at its budget", "error": "the engine failed",
+STYLES = {("thinking", "sampled"): "dim", ("thinking", "forced"): "black on yellow",
+          ("answer", "sampled"): "bold", ("answer", "forced"): "black on yellow"}  # fmt: skip
+ENDED = {"natural": "thinking ended by itself", "budget": "thinking was cut at its budget", "error": "failed",
          "context": "thinking was cut at the context's end", "cancelled": "interrupted"}  # fmt: skip
 # what could move the cursor or change colours: all control characters but newline and tab
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -31,7 +31,7 @@ class View(Protocol):
 
 def view_of(output: str, asked: Sequence[Asked], title: str, console: Console | None = None) -> View:
     """asked: in the order of the output; two that are compared are neighbours."""
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or Console(highlight=False)
     if output == "json":
         return JsonLines(asked, console)
     if asked[0].label and console.is_terminal:
@@ -60,9 +60,8 @@ class Stream:
     def __init__(self, asked: Sequence[Asked], title: str, console: Console):
         self._asked, self._console = asked, console
         self._is_live = len({one.number for one in asked}) == 1
-        self._has_colour = has_colour(console)
         self._front = self._num_written = 0
-        self._phase: str | None = None  # what is written under which heading
+        self._phase: str | None = None  # of what was written last; None before a sample's heading
         self._last = "\n"  # the last character
         self._write(title + "\n", "dim")
 
@@ -81,8 +80,10 @@ class Stream:
         pass
 
     def _write_new(self, one: Asked) -> None:
-        if self._num_written == 0 and self._phase is None:
-            self._heading(one)
+        if self._phase is None:
+            self._phase = ""
+            if len(self._asked) > 1:
+                self._write(f"\n=== {heading(one)} ===\n", "bold")
         for said in one.said[self._num_written :]:
             self._write_said(said)
         self._num_written = len(one.said)
@@ -90,13 +91,8 @@ class Stream:
             self._end_line()
             self._write(f"[{footer(one.row)}]\n", "dim")
 
-    def _heading(self, one: Asked) -> None:
-        if len(self._asked) > 1:
-            self._write(f"\n=== {heading(one)} ===\n", "bold")
-        self._phase = ""
-
     def _write_said(self, said: Said) -> None:
-        text = said.text
+        text = readable(said, self._console)
         if said.phase != self._phase:
             text = text.lstrip("\n")
             if not text:
@@ -104,8 +100,6 @@ class Stream:
             self._end_line()
             self._write(f"[{said.phase}]\n", "dim")
             self._phase = said.phase
-        if said.source == "forced" and not self._has_colour:
-            text = marked(text)
         self._write(text, STYLES[said.phase, said.source])
 
     def _end_line(self) -> None:
@@ -113,8 +107,6 @@ class Stream:
             self._write("\n", "")
 
     def _write(self, text: str, style: str) -> None:
-        if self._console.is_terminal:
-            text = CONTROL.sub("", text)
         if text:
             self._console.out(text, style=style or None, end="", highlight=False)
             self._last = text[-1]
@@ -134,7 +126,7 @@ class Columns:
         while self._front < len(self._pairs):
             pair = self._pairs[self._front]
             if any(one.row is None for one in pair):
-                self._live.update(columns(pair, self._console, self._console.height - 8))
+                self._live.update(columns(pair, self._console, max(1, self._console.height - 8)))
                 return
             self._live.update("")
             if any(one.has_begun for one in pair):
@@ -147,7 +139,7 @@ class Columns:
 
 def columns(pair: Sequence[Asked], console: Console, num_lines: int | None = None) -> Table:
     """num_lines: only the last so many of each text."""
-    table = Table(title=Text(clean(pair[0].prompt.question)), expand=True)
+    table = Table(title=Text(CONTROL.sub("", pair[0].prompt.question)), expand=True)
     for one in pair:
         table.add_column(Text(one.label), ratio=1, overflow="fold")
     width = console.width // 2 - 4
@@ -163,17 +155,14 @@ def _lines(one: Asked, console: Console, width: int, num_lines: int | None) -> G
             phase = said.phase
             text.rstrip()
             text.append(f"\n[{phase}]\n" if text else f"[{phase}]\n", "dim")
-        shown = clean(said.text)
-        if said.source == "forced" and not has_colour(console):
-            shown = marked(shown)
-        text.append(shown, STYLES[said.phase, said.source])
+        text.append(readable(said, console), STYLES[said.phase, said.source])
     lines = text.wrap(console, width)
     shown = Text("\n").join(lines[-num_lines:] if num_lines else lines)
     return Group(shown, Text(f"\n{footer(one.row)}", "dim")) if one.row else Group(shown)
 
 
 def heading(one: Asked) -> str:
-    question = " ".join(one.prompt.question.split())
+    question = " ".join(CONTROL.sub("", one.prompt.question).split())
     parts = [f"{one.number}: {question if len(question) <= 80 else question[:79] + '...'}", one.label]
     return ", ".join([part for part in parts if part] + ([f"sample {one.sample + 1}"] if one.sample else []))
 
@@ -192,15 +181,14 @@ def footer(row: dict[str, Any]) -> str:
     return " | ".join(parts)
 
 
+def readable(said: Said, console: Console) -> str:
+    """What a model writes must not steer a terminal; where there is no colour, marks say what was forced."""
+    text = CONTROL.sub("", said.text) if console.is_terminal else said.text
+    has_colour = console.color_system is not None and not console.no_color
+    return marked(text) if said.source == "forced" and not has_colour else text
+
+
 def marked(text: str) -> str:
-    """Forced text where there is no colour: the marks go round the words, not round the blanks beside them."""
+    """The marks go round the words, not round the blanks beside them."""
     words = text.strip()
     return text.replace(words, f"[[{words}]]", 1) if words else text
-
-
-def clean(text: str) -> str:
-    return CONTROL.sub("", text)
-
-
-def has_colour(console: Console) -> bool:
-    return console.color_system is not None and not console.no_color

@@ -24,7 +24,8 @@ class Asked:
     """number: of the question, from 1. sample: which of its n, from 0. label: what is compared; empty: nothing is.
     settings: all that decides what comes out, beside the prompt.
 
-    has_begun: it, or the run that it is recalled from. said: grows while it runs. row: what `output=json` prints and `save=` keeps; None until the sample has ended.
+    has_begun: it, or the run that it is recalled from. said: grows while it runs.
+    row: what `output=json` prints and `save=` keeps; None until the sample has ended.
     """
 
     def __init__(

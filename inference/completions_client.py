@@ -107,8 +107,10 @@ class CompletionsClient:
             chunk = json.loads(data)
             if chunk.get("error"):
                 raise ServerFailed(self._clean(message_of(data.decode("utf-8", "replace"))))
-            choices = chunk["choices"]
-            return choices[0] if choices else None
+            choice = chunk["choices"][0] if chunk["choices"] else None
+            if not isinstance(choice, dict | None):
+                raise TypeError("a choice is no object")
+            return choice
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
             raise self.malformed(data.decode("utf-8", "replace")) from None
 

@@ -30,23 +30,26 @@ class IdCompletions:
                     yield delta
 
     async def probe(self) -> None:
-        """Asks for one token after the same prompt as ids and as text; how the server reads the text shows its
-        tokenizer. Raises UserError where ids do not pass, or are of another tokenizer; ServerFailed."""
+        """Asks for one token after a text, which shows the server's tokenizer, then after the same as ids.
+
+        Raises UserError where ids do not pass, or are of another tokenizer; ServerFailed.
+        """
         text = "".join(self._tokenizer.all_special_tokens) + "Wait, 12 + 34 = 46."
         ids = self._tokenizer.encode(text, add_special_tokens=False)
+        as_text = {"prompt": text, "max_tokens": 1, "return_token_ids": True, "add_special_tokens": False}
+        theirs = (await self._client.first_choice(as_text)).get("prompt_token_ids")
+        if not isinstance(theirs, list):
+            raise UserError(f"the server returns no token ids (return_token_ids); {WAY_OUT}")
+        if theirs not in (ids, self._tokenizer.encode(text)):  # SGLang knows no add_special_tokens
+            raise UserError(
+                f"the server reads {text!r} as other ids than the tokenizer of model= does; name the model it serves"
+            )
         try:
-            said = await self._client.first_choice(self._fields(Request(tuple(ids), 1, frozenset())))
+            await self._client.first_choice(self._fields(Request(tuple(ids), 1, frozenset())))
         except ServerFailed as failure:
             if failure.status not in (400, 422):
                 raise
             raise UserError(f"the server refuses a prompt of token ids ({failure}); {WAY_OUT}") from None
-        if not isinstance(said.get("token_ids"), list):
-            raise UserError(f"the server returns no token ids (return_token_ids); {WAY_OUT}")
-        as_text = {"prompt": text, "max_tokens": 1, "return_token_ids": True, "add_special_tokens": False}
-        theirs = (await self._client.first_choice(as_text)).get("prompt_token_ids")
-        if isinstance(theirs, list) and theirs != ids:
-            raise UserError(f"the server reads {text!r} as other token ids than the tokenizer of model= does; "
-                            "give the model that it serves")  # fmt: skip
 
     def _fields(self, request: Request) -> dict[str, Any]:
         sampling, stops = request.sampling, sorted(request.stop_token_ids)

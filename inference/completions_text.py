@@ -25,72 +25,69 @@ class TextCompletions:
             raise UserError("engine.retokenize: the tokenizer of model= puts a space before each piece of a text")
         if tokenizer.eos_token_id is None:
             raise UserError("engine.retokenize: the tokenizer of model= names no end-of-turn token")
-        # a server puts it before a text by itself, as the tokenizer does
-        self._bos = tokenizer.bos_token if tokenizer.encode("") else ""
+        # where the tokenizer puts it before a text by itself, a server does so too
+        self._bos = tokenizer.bos_token if tokenizer.encode("")[:1] == [tokenizer.bos_token_id] else ""
 
     async def deltas(self, request: Request) -> AsyncIterator[Delta]:
         """Raises ServerFailed."""
-        if request.min_tokens and request.stop_token_ids:
-            ids = await self._first_ids(request)
-            request = replace(
-                request, prefix=request.prefix + ids, max_tokens=request.max_tokens - len(ids), min_tokens=0
-            )
-            yield Delta(ids, None if request.max_tokens else "length")
-        if request.max_tokens:
-            async with aclosing(self._part(request, {})) as deltas:
+        delta = Delta()
+        while delta.finish_reason is None:
+            ids: tuple[int, ...] = ()
+            async with aclosing(self._part(request)) as deltas:
                 async for delta in deltas:
+                    ids += delta.token_ids
                     yield delta
+            request = replace(
+                request,
+                prefix=request.prefix + ids,
+                max_tokens=request.max_tokens - len(ids),
+                min_tokens=max(0, request.min_tokens - len(ids)),
+            )
 
     async def probe(self) -> None:
         """Raises ServerFailed."""
         said = await self._client.first_choice({"prompt": "1 2 3", "max_tokens": 1, "temperature": 0.0})
         self._text_of(said)
 
-    async def _first_ids(self, request: Request) -> tuple[int, ...]:
-        """The first min_tokens ids. The API has no such limit, so they are asked apart, with the stops suppressed."""
-        first = replace(
-            request, max_tokens=min(request.min_tokens, request.max_tokens), min_tokens=0, stop_token_ids=frozenset()
-        )
-        ids: tuple[int, ...] = ()
-        bias = {str(id): -100 for id in sorted(request.stop_token_ids)}
-        async with aclosing(self._part(first, {"logit_bias": bias})) as deltas:
-            async for delta in deltas:
-                if delta.finish_reason == "stop":
-                    raise ServerFailed("the server ended before min_tokens, although logit_bias suppressed the end")
-                ids += delta.token_ids
-        return ids
-
-    async def _part(self, request: Request, more: Mapping[str, Any]) -> AsyncIterator[Delta]:
-        stops = {self._decode([id]): id for id in sorted(request.stop_token_ids)}
-        room, held = request.max_tokens, ""
-        async with aclosing(self._client.choices({**self._fields(request), **more})) as choices:
+    async def _part(self, request: Request) -> AsyncIterator[Delta]:
+        """What one call of the server brings; without a finish_reason in the end where more has to be asked: its tokens
+        were encoded as fewer, or only min_tokens were asked. The API has no such field, so those come apart, with the
+        stops suppressed."""
+        suppressed = sorted(request.stop_token_ids) if request.min_tokens else []
+        asked = min(request.min_tokens, request.max_tokens) if suppressed else request.max_tokens
+        stops = {} if suppressed else {self._decode([id]): id for id in sorted(request.stop_token_ids)}
+        bias = {"logit_bias": {str(id): -100 for id in suppressed}} if suppressed else {}
+        left, held = asked, ""
+        async with aclosing(self._client.choices({**self._fields(request, asked), **bias})) as choices:
             async for choice in choices:
                 reason = choice.get("finish_reason")
                 text, stop, held = _split(held + self._text_of(choice), stops, is_last=reason is not None)
                 if stop is None and reason == "stop":
+                    if suppressed:
+                        raise ServerFailed("the server ended the answer, although logit_bias suppressed the end")
                     stop = self._tokenizer.eos_token_id
                 ids = tuple(self._encode(text))
-                if stop is not None and len(ids) < room:
+                if stop is not None and len(ids) < left:
                     yield Delta((*ids, stop), "stop")
-                elif len(ids) >= room:
-                    yield Delta(ids[:room], "length")
-                elif reason == "length":
-                    if len(ids) == 0 and room == request.max_tokens:
-                        raise ServerFailed("the answer has no text; does the server leave special tokens out of it?")
-                    yield Delta(ids, "length")
-                else:
+                elif len(ids) >= left:
+                    yield Delta(ids[:left], "length" if asked == request.max_tokens else None)
+                elif reason in (None, "length"):
                     if ids:
                         yield Delta(ids)
-                    room -= len(ids)
+                    left -= len(ids)
+                    if reason == "length" and left == asked:
+                        raise ServerFailed("the answer has no text; does the server leave special tokens out of it?")
                     continue
+                else:
+                    raise ServerFailed(f"the server ended the answer: {reason}")
                 if reason is None:
                     return  # hangs up
 
-    def _fields(self, request: Request) -> dict[str, Any]:
+    def _fields(self, request: Request, max_tokens: int) -> dict[str, Any]:
         sampling = request.sampling
         fields = {
             "prompt": self._decode(request.prefix).removeprefix(self._bos),
-            "max_tokens": request.max_tokens,
+            "max_tokens": max_tokens,
             "temperature": sampling.temperature,
         }
         if sampling.temperature > 0:  # not in OpenAI's API: top_k, min_p; llama.cpp has defaults of its own

@@ -16,12 +16,12 @@ Everything is computed on the device, for all rows at once, and nothing waits fo
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
 from core.chat import ChatFormat
 from core.config import UserError
-from inference.budget import Budget
 
 # What a request is in the middle of: a forced text, thinking, or the answer
 START, IGNORE, CLOSE, CUT, CUT_ON_NEW_LINE, THINKING, ANSWER = range(7)
@@ -74,34 +74,38 @@ class Rules:
         if len(ids) < at:
             return [START, len(ids), 0, 0, 0, 0, len(ids), limit]
         head = close[:1] if chat.ends else close  # a delimiter shows by its first token, ordinary text by all of it
-        num_thinking = num_ignored = fresh = 0
+        phase, num_thinking, num_ignored, num_new = THINKING, 0, 0, 0
+        is_ignored = False
         while at < len(ids) and num_thinking < limit and ids[at : at + len(head)] != head:
             too_short = num_thinking < self.min_thinking_tokens
-            fresh = (
-                (too_short or num_ignored < self.num_ignore)
-                and num_thinking + len(ignore) < limit
-                and ids[at : at + len(ignore)] == ignore
-            )
-            num_ignored += fresh and not too_short
-            num_new = len(ignore) if fresh else 1
+            may_ignore = (too_short or num_ignored < self.num_ignore) and num_thinking + len(ignore) < limit
+            is_ignored = may_ignore and ids[at : at + len(ignore)] == ignore[: len(ids) - at]
+            num_ignored += is_ignored and not too_short
+            num_new = min(len(ignore), len(ids) - at) if is_ignored else 1
             at, num_thinking = at + num_new, num_thinking + num_new
-        on_new_line = num_thinking > 0 and chat.decode(ids[at - 1 : at]).endswith("\n")
-        phase, num_out = THINKING, len(ids) - at
-        if num_out:
+        on_new_line = int(num_thinking > 0 and chat.decode(ids[at - 1 : at]).endswith("\n"))
+        is_fresh = is_ignored and num_new == len(ignore)
+        num_out = len(ids) - at
+        if is_ignored and not is_fresh:
+            phase, num_out = IGNORE, num_new
+        elif num_out:
             phase = CLOSE if num_thinking < limit else CUT + on_new_line
             if num_out >= len(self.texts[phase]):
                 phase, num_out = ANSWER, 0
-        return [phase, num_out, num_thinking, num_ignored, int(fresh), int(on_new_line), len(ids), limit]
+        return [phase, num_out, num_thinking, num_ignored, int(is_fresh), on_new_line, len(ids), limit]
 
 
-def forced_texts(chat: ChatFormat, budget: Budget) -> tuple[tuple[int, ...], ...]:
-    """The ids of START to CUT_ON_NEW_LINE."""
+@lru_cache(maxsize=1024)  # requests differ in their budgets, hardly in their texts
+def forced_texts(chat: ChatFormat, ignore_text: str, cue: str) -> tuple[tuple[int, ...], ...]:
+    """The ids of START to CUT_ON_NEW_LINE. An end must be replaced by something: in the profile `plain`, whose close is
+    the cue alone, an empty cue is a newline."""
+    newline = chat.encode("\n")
     return (
         tuple(chat.encode(chat.profile.start)),
-        tuple(chat.encode(budget.ignore_text)),
-        tuple(chat.close_ids(forced=False, cue=budget.cue)),
-        tuple(chat.close_ids(forced=True, cue=budget.cue)),
-        tuple(chat.close_ids(forced=True, cue=budget.cue, thinking=chat.encode("\n"))),
+        tuple(chat.encode(ignore_text)),
+        tuple(chat.close_ids(forced=False, cue=cue) or newline),
+        tuple(chat.close_ids(forced=True, cue=cue) or newline),
+        tuple(chat.close_ids(forced=True, cue=cue, thinking=newline) or newline),
     )
 
 
@@ -133,8 +137,8 @@ class ForcedRows:
         self._ends_line = self.to_device([*lines, *[False] * (vocab_size - len(lines))], torch.int64)
         whole = {"dtype": torch.int64, "device": device}
         self._texts = torch.zeros(num_slots, NUM_TEXTS, MAX_FORCED, **whole)
-        self._lengths = torch.zeros(num_slots, NUM_TEXTS, **whole)
-        self._numbers = torch.zeros(num_slots, 4, **whole)  # minimum, ends to ignore, key, top-k
+        # minimum, ends to ignore, key, top-k; lengths of the forced texts
+        self._numbers = torch.zeros(num_slots, 4 + NUM_TEXTS, **whole)
         self._sampling = torch.ones(num_slots, 3, dtype=torch.float32, device=device)  # temperature, top-p, min-p
         # a row may be asked twice, because the engine drops what a prompt read in pieces samples before its end
         self._state, self._before = torch.zeros(2, num_slots, NUM_COLUMNS, **whole)
@@ -144,15 +148,18 @@ class ForcedRows:
         on_gpu = self.device.type == "cuda"
         return torch.tensor(values, dtype=dtype, pin_memory=on_gpu).to(self.device, non_blocking=on_gpu)
 
+    @lru_cache(maxsize=1024)  # noqa: B019 lives as long as the engine
+    def _padded(self, texts: tuple[tuple[int, ...], ...]) -> torch.Tensor:
+        return self.to_device([[*ids, *[0] * (MAX_FORCED - len(ids))] for ids in texts])
+
     def put(self, slot: int, rules: Rules) -> None:
         """A request takes the slot; `state` says where it stands."""
         self.rules[slot] = rules
-        padded = [[*ids, *[0] * (MAX_FORCED - len(ids))] for ids in rules.texts]
-        self._texts[slot] = self.to_device(padded)
-        self._lengths[slot] = self.to_device([len(ids) for ids in rules.texts])
+        self._texts[slot] = self._padded(rules.texts)
         vocab_size = len(self._is_end)
         top_k = rules.top_k if 0 < rules.top_k < vocab_size else vocab_size
-        numbers = [rules.min_thinking_tokens, rules.num_ignore, rules.key, top_k]
+        lengths = [len(ids) for ids in rules.texts]
+        numbers = [rules.min_thinking_tokens, rules.num_ignore, rules.key, top_k, *lengths]
         self._numbers[slot] = self.to_device(numbers)
         self._sampling[slot] = self.to_device([rules.temperature, rules.top_p, rules.min_p], torch.float32)
 
@@ -171,7 +178,7 @@ class ForcedRows:
         num_outputs: [rows], tokens after the prompt so far.
         """
         at_rows, who = self.to_device(rows), self.to_device(slots)
-        minimum, num_ignore, key, _ = self._numbers[who].unbind(1)
+        (minimum, num_ignore, key, top_k), lengths = self._numbers[who, :4].t().contiguous(), self._numbers[who, 4:]
         seen = self._state[who, NUM_OUTPUTS]
         state = torch.where((num_outputs < seen)[:, None], self._before[who], self._state[who])
         phase, at, num_thinking, num_ignored, fresh, on_new_line, _, limit = state.unbind(1)
@@ -179,11 +186,11 @@ class ForcedRows:
         phase = torch.where((phase == THINKING) & (num_thinking >= limit), CUT + on_new_line, phase)
         is_thinking = phase == THINKING
         is_answer = phase == ANSWER
-        drawn = self._draw(logits[at_rows], slots, who, fresh, _uniform(key, num_outputs))
+        drawn = self._draw(logits[at_rows], slots, who, top_k, fresh, _uniform(key, num_outputs))
 
         ended = is_thinking & self._is_end[drawn]
         too_short = num_thinking < minimum
-        has_room = num_thinking + self._lengths[who, IGNORE] < limit  # for the ignore text and one more token
+        has_room = num_thinking + lengths[:, IGNORE] < limit  # for the ignore text and one more token
         ignored = ended & (too_short | (num_ignored < num_ignore)) & has_room
         phase = torch.where(ended, torch.where(ignored, IGNORE, CLOSE), phase)
         is_forced = phase < NUM_TEXTS
@@ -195,7 +202,7 @@ class ForcedRows:
         logits[at_rows] = target.scatter_(1, token[:, None], kept[:, None])
 
         at = at + is_forced
-        is_over = is_forced & (at == self._lengths[who, text])
+        is_over = is_forced & (at == lengths.gather(1, text[:, None])[:, 0])
         counts = (phase == THINKING) | (phase == IGNORE)
         fresh = is_over & (phase == IGNORE)
         on_new_line = torch.where(counts, self._ends_line[token], on_new_line)
@@ -213,7 +220,13 @@ class ForcedRows:
         self._before[who], self._state[who] = state, torch.stack(new, dim=1)
 
     def _draw(
-        self, logits: torch.Tensor, slots: Sequence[int], who: torch.Tensor, fresh: torch.Tensor, uniform: torch.Tensor
+        self,
+        logits: torch.Tensor,
+        slots: Sequence[int],
+        who: torch.Tensor,
+        top_k: torch.Tensor,
+        fresh: torch.Tensor,
+        uniform: torch.Tensor,
     ) -> torch.Tensor:
         """A token of each row [rows, vocabulary], which is used up: vLLM's order, temperature, min-p, top-k, top-p."""
         logits = logits.float()
@@ -229,8 +242,8 @@ class ForcedRows:
         if any(r.min_p for r in rules):
             probs = logits.softmax(dim=-1)
             logits.masked_fill_(probs < min_p[:, None] * probs.amax(dim=-1, keepdim=True), -torch.inf)
-        top_k = self._numbers[who, -1].int() if any(r.top_k for r in rules) else None
-        logits = self._truncate(logits, top_k, top_p if any(r.top_p < 1 for r in rules) else None)
+        some_k, some_p = any(r.top_k for r in rules), any(r.top_p < 1 for r in rules)
+        logits = self._truncate(logits, top_k.int() if some_k else None, top_p if some_p else None)
         cumulated = logits.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
         sampled = torch.searchsorted(cumulated, uniform[:, None] * cumulated[:, -1:], right=True)[:, 0]
         return torch.where(temperature == 0, most_likely, sampled)

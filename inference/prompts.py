@@ -1,4 +1,4 @@
-"""What is asked: chats, from a text or a file. .txt: a question a line. .jsonl: a row a chat or question. .json: one chat."""
+"""What is asked: chats, from a text, or from a file of them."""
 
 import json
 from dataclasses import dataclass

@@ -122,8 +122,8 @@ class ServedModel:
 
     def _chat_ids(self, body: ChatRequest) -> list[int]:
         messages = [_message(message.model_dump(exclude_none=True), i) for i, message in enumerate(body.messages)]
-        self._check_text("messages", *(message["content"] for message in messages))
         tools = None if body.tool_choice == "none" else body.tools
+        self._check_text("messages", *(message["content"] for message in messages), json.dumps(tools or ""))
         if tools and not self.chat.takes_tools:
             raise ApiError("this model's chat template takes no tools", "tools", code="unsupported_parameter")
         try:
@@ -148,13 +148,10 @@ class ServedModel:
             raise ApiError(f"n: at most {self._config.max_n} samples a request on this server, over all prompts", "n")
 
     def _check_text(self, param: str, *texts: str) -> None:
-        """Raises ApiError for what would be too long, before the work of reading it."""
+        """Raises ApiError for what is too long for certain, before the work of reading it."""
         if sum(map(len, texts)) > self._max_chars:
-            raise ApiError(
-                f"{param}: far more text than the context of {self.max_model_len} tokens holds",
-                param,
-                code="context_length_exceeded",
-            )
+            message = f"{param}: far more text than the context of {self.max_model_len} tokens holds"
+            raise ApiError(message, param, code="context_length_exceeded")
 
     def _check_prompt(self, ids: list[int], param: str) -> None:
         if not ids:
@@ -260,7 +257,7 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
         return call
     try:
         return call | {"function": function | {"arguments": json.loads(function["arguments"])}}
-    except ValueError:  # a model may have written anything; the template gets it as it is
+    except (ValueError, RecursionError):  # a model may have written anything; the template gets it as it is
         return call
 
 

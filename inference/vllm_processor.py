@@ -86,7 +86,7 @@ def budget_of(params: SamplingParams) -> Budget | None:
 
 
 def rules_of(params: SamplingParams, budget: Budget, chat: ChatFormat, num_prompt: int, max_model_len: int) -> Rules:
-    texts = forced_texts(chat, budget)
+    texts = forced_texts(chat, budget.ignore_text, budget.cue)
     room = max_model_len - num_prompt
     room = room if params.max_tokens is None else min(room, params.max_tokens)
     room -= max(map(len, texts[CLOSE:])) + budget.answer_reserve
@@ -230,12 +230,14 @@ class _V2(LogitsProcessorV2):
         self._new.clear()
 
     def apply(self, logits: torch.Tensor, ctx: "LogitsContext") -> torch.Tensor:
-        rows, slots = [], []
-        for row, (slot, num_seen) in enumerate(zip(ctx.idx_mapping_np, ctx.seq_lens_upper_bound_np, strict=True)):
+        rows, slots = [], []  # without drafts a request has one row
+        num_seen = ctx.seq_lens_upper_bound_np[: len(ctx.idx_mapping_np)]  # vLLM rounds the batch up
+        num_outputs = num_seen - self._requests.prompt_len.np[ctx.idx_mapping_np]
+        for row, slot in enumerate(ctx.idx_mapping_np.tolist()):
             rules = self._forced.rules[slot]
-            if rules and num_seen - self._requests.prompt_len.np[slot] < rules.num_forcible:
+            if rules and num_outputs[row] < rules.num_forcible:
                 rows.append(row)
-                slots.append(int(slot))
+                slots.append(slot)
         if rows:
             who = self._forced.to_device(slots)
             num_outputs = self._requests.total_len.gpu[who].long() - self._requests.prompt_len.gpu[who].long()

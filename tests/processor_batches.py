@@ -135,8 +135,9 @@ class V2Batch(Batch):
         mapping = torch.from_numpy(slots).long()
         last = torch.from_numpy(self.state.all_token_ids.np[slots, lengths - 1])
         position = torch.from_numpy(lengths - 1)
+        padded = np.append(lengths, [0, 0])  # vLLM rounds the batch up
         return self._processor.apply(
-            logits, LogitsContext(mapping, mapping, slots, torch.zeros_like(mapping), last, position, lengths)
+            logits, LogitsContext(mapping, mapping, slots, torch.zeros_like(mapping), last, position, padded)
         )
 
     def _after_sampler(self):

@@ -134,7 +134,7 @@ def test_a_streamed_answer_equals_the_whole_one(served, fields):
 
 
 def test_a_stream_is_what_openai_describes(served):
-    body = {"model": served.model, "messages": MESSAGES, "max_thinking_tokens": 5, **ANSWER, "stream": True}
+    body = {"model": served.model, "messages": MESSAGES, **BUDGETS[-1], **ANSWER, "stream": True}
     headers = {"authorization": f"Bearer {served.key}"}
     response = httpx.post(f"{served.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
     assert response.headers["content-type"].startswith("text/event-stream")

@@ -7,7 +7,6 @@ import random
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -27,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 NAME = "inference.vllm_processor:BudgetForcing"
-TEXT = "Wait, let me check."
+TEXT = "Let me check: "
 
 
 # requests that come and go
@@ -48,12 +47,13 @@ def warm_logits(batch):
     import torch
 
     chat = ChatFormat("think-tags", tiny_tokenizer())
-    script = random_script(5, chat)
+    scripts = [random_script(seed, chat) for seed in range(3)]
     rows = []
     for request in batch.rows:
         seed = hash(tuple(batch.outputs[request]))
         row = torch.randn(VOCAB, generator=torch.Generator().manual_seed(seed % (1 << 31)))
-        row[script(tuple(batch.outputs[request]), None)] += 6
+        for script in scripts:
+            row[script(tuple(batch.outputs[request]), None)] += 12
         rows.append(row)
     return torch.stack(rows)
 
@@ -81,7 +81,7 @@ def test_v1_requests_that_move_and_are_interrupted_lose_nothing(folder):  # noqa
 
     rng = random.Random(0)
     batch = warm_batch(folder, "V1")
-    for step in range(80):
+    for _ in range(80):
         if len(batch.rows) > 1 and rng.random() < 0.4:
             row = rng.randrange(len(batch.rows))  # out; vLLM then fills the hole with its last row
             removed, last = batch.rows[row], len(batch.rows) - 1
@@ -111,6 +111,7 @@ def test_v1_requests_that_move_and_are_interrupted_lose_nothing(folder):  # noqa
 
 
 def test_v2_requests_that_are_interrupted_are_read_again(folder):  # noqa: F811
+    """Exact here, where the model never begins the ignore text by itself."""
     batch, rng = warm_batch(folder, "V2"), random.Random(0)
     free = [0, 1, 2]
     for _ in range(40):
@@ -270,7 +271,8 @@ def test_interrupted_requests_of_a_real_engine(model_folder):
         thinking.append([tuple(o.outputs[0].token_ids[:120]) for o in outputs])
         llm.llm_engine.engine_core.shutdown()
     assert thinking[0] == thinking[1]
-    assert any(tuple(chat.encode(TEXT)) == ids[i : i + 7] for ids in thinking[0] for i in range(113))
+    text = tuple(chat.encode(TEXT))
+    assert any(text == ids[i : i + len(text)] for ids in thinking[0] for i in range(100))
 
 
 def post(port: int, path: str, body: dict) -> tuple[int, dict]:

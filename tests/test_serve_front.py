@@ -1,5 +1,6 @@
-"""The front mode: `inference.serve`, and the engine under it, over vLLM's own server and over one that knows text alone.
-The tests of the other engines and of the embedded server, taken over."""
+"""The front mode, `inference.serve` and the engine under it, over vLLM's own server and over one that has no token ids.
+The tests of the other engines and of the embedded server, taken over.
+"""
 
 import json
 import re
@@ -177,7 +178,7 @@ def test_the_tokenizer_of_another_model_is_refused(vllm_url, tmp_path):
     weightless_model(tmp_path)
     other = tiny_tokenizer(special_tokens=("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<x>", "<think>", "</think>"))
     other.save_pretrained(tmp_path)
-    with pytest.raises(Exception, match="as other token ids than the tokenizer of model="):
+    with pytest.raises(Exception, match="as other ids than the tokenizer of model="):
         front(tmp_path, vllm_url, max_model_len=CONTEXT)
 
 

@@ -172,7 +172,7 @@ def test_a_line_a_request_holds_no_text(capfd):
 
 
 def test_a_signal_ends_the_process_after_the_grace_period(tmp_path):
-    with server_process(tmp_path, engine="0.01") as (process, port, output):
+    with server_process(tmp_path, engine="0.02") as (process, port, output):
         url, answers = f"http://127.0.0.1:{port}", []
         stream = served_at(url).ask(extra=FOREVER, stream=True)
         next(iter(stream))

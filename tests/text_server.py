@@ -50,6 +50,8 @@ class TextServer:
             text += new
             reason = "stop" if is_end or id in body.get("stop_token_ids", ()) else "length" if is_last else None
             ids = {"token_ids": [id], "stop_reason": None} if body.get("return_token_ids") and self.with_ids else {}
+            if ids and i == 0:
+                ids["prompt_token_ids"] = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
             yield {"index": 0, "text": new, "finish_reason": reason, **ids}
             if reason == "stop":
                 return
