@@ -228,7 +228,7 @@ def main(config: SoakConfig) -> None:
         rest = at_rest(port)
     print(f"{config.num_clients} clients, {len(questions)} questions, budgets {config.budgets}, "
           f"{config.max_num_seqs} samples at a time, {config.max_queue} waiting")  # fmt: skip
-    print(report(tally, resident, rest, config.seconds))
+    print(report(tally, resident, rest, seconds=len(resident) - 1))
     if found := failures(tally, resident, rest, config):
         raise UserError("; ".join(found))
 

@@ -79,7 +79,8 @@ async def stream_to_end(port: int, path: str, body: dict[str, Any]) -> Streamed:
     body = body | {"stream_options": {"include_usage": True}}
     async with aclosing(events(port, path, body)) as received:
         async for data in received:
-            first = first or time.perf_counter()
+            if first is None and b'"role"' not in data:  # chats begin with an event that has no text
+                first = time.perf_counter()
             last = data
     assert first is not None, "an answer without events"
     return Streamed(started, first, time.perf_counter(), json.loads(last)["usage"]["completion_tokens"])
