@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from core.config import UserError, option
+from core.http_client import check_address, check_key_name
 from core.runs import OUTPUTS
 
 FinishReason = Literal["stop", "length", "error"]
@@ -110,6 +111,11 @@ class EngineConfig:
     served_model_name: str | None = option(None, help="openai: what the server calls the model; null: its only one")
     api_key_env: str | None = option(None, help="openai: environment variable that holds the key; null sends none")
     retokenize: bool = option(False, help="openai: also servers without token ids, by encoding their text (not exact)")
+
+    def __post_init__(self):  # before any run folder records them: they may hold a secret
+        if self.base_url is not None:
+            check_address(self.base_url, "engine.base_url", "engine.api_key_env")
+        check_key_name(self.api_key_env, "engine.api_key_env")
 
 
 def load_engine(model: str, config: EngineConfig) -> tuple[Engine, Any]:

@@ -32,7 +32,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from core.config import UserError
-from core.http_client import check_address, check_key_name, read_key
+from core.http_client import read_key
 from inference import checkpoint
 from inference.completions_client import CompletionsClient, ServerFailed
 from inference.completions_ids import IdCompletions
@@ -180,8 +180,6 @@ class OpenAIEngine:
 def _check(config: EngineConfig) -> None:
     if not config.base_url:
         raise UserError("engine.backend=openai needs engine.base_url=http://host:8000/v1")
-    check_address(config.base_url, "engine.base_url", "engine.api_key_env")
-    check_key_name(config.api_key_env, "engine.api_key_env")
     for name in ("dtype", "batch_invariant"):
         if getattr(config, name) != getattr(EngineConfig(), name):
             raise UserError(

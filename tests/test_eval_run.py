@@ -168,6 +168,12 @@ def test_bad_configs_are_refused_before_an_engine_is_loaded(scripted, args, mess
     assert not scripted
 
 
+def test_an_address_with_a_secret_is_refused_before_anything_is_recorded(scripted, tmp_path):
+    with pytest.raises(UserError, match="engine.base_url holds credentials"):
+        main(config("engine.base_url=http://me:secret@host/v1"))
+    assert not scripted and not list(tmp_path.rglob("config.yaml"))
+
+
 def test_benchmarks_are_read_and_their_files_recorded(tmp_path):
     write_jsonl("aime.jsonl", [{"problem": f"{i} + {i} = ?", "answer": f"{2 * i:03}"} for i in range(1, 4)])
     for name, repeats in (("first", 3), ("second", 1)):

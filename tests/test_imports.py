@@ -16,7 +16,20 @@ MAY_IMPORT = {
     "data": {"core", "inference", "eval", "data"},  # difficulty is an evaluation of two models
     "train": {"core", "inference", "train"},
 }
-HEAVY = {"torch", "vllm", "transformers", "trl", "datasets", "matplotlib", "reasoning_gym", "openai", "httpx2"}
+HEAVY = {
+    "torch",
+    "vllm",
+    "transformers",
+    "trl",
+    "datasets",
+    "matplotlib",
+    "reasoning_gym",
+    "openai",
+    "httpx2",
+    "fastapi",
+    "uvicorn",
+    "pydantic",
+}
 MODULES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 
 
