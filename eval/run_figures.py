@@ -1,0 +1,220 @@
+"""Figures that the paper does not have: of runs alone."""
+
+import textwrap
+from collections.abc import Sequence
+from statistics import fmean
+
+from eval.comparison import compare_pair, methods_by_price, wait_pairs
+from eval.material import Material, base_cell, panel_of
+from eval.optimal import difficulty_bins
+from eval.plotting import (
+    COLOURS,
+    COLUMN,
+    GREY,
+    INK,
+    MARKERS,
+    PAGE,
+    draw_bars,
+    subplots,
+    tokens_axis,
+)
+from eval.scores import Row, by_question
+from eval.wait_example import WaitExample
+
+NUM_BINS = 5  # of difficulty, as in the compute-optimal choice
+MOST_LINES = 8  # of one thinking text in Figure 3
+TRAINING = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
+
+
+def matched_tokens(material: Material):
+    """Accuracy of every method against the tokens it samples for a question, with 95% bands: what is higher at the same
+    x is the better use of the same tokens. Votes are those over the plainest cell of a run; pass@k is dotted, since it
+    takes a choice that knows the answers."""
+    benchmarks = list(dict.fromkeys(cell.benchmark for cell in material.cells))
+    methods = {name: _methods(material, name) for name in benchmarks}
+    methods = {name: own for name, own in methods.items() if own}
+    if not methods:
+        return None
+    series = list(dict.fromkeys((m["run"], m["family"]) for own in methods.values() for m in own))
+    rows = -(-len(series) // 3)
+    figure, all_axes = subplots(len(methods), max(COLUMN * 1.4, PAGE * len(methods) / 3), 2.5 + 0.14 * rows)
+    for axes, (benchmark, own) in zip(all_axes, methods.items(), strict=True):
+        for number, (run, family) in enumerate(series):
+            points = [m for m in own if (m["run"], m["family"]) == (run, family)]
+            if points:
+                _draw_band(axes, points, number, material.label(run), f"{run} | {family} | {benchmark}")
+        tokens_axis(axes, "sampled tokens a question", [m["tokens"] for m in own])
+        top = max(m["high"] for m in own)
+        axes.set_ylim(0, min(101, top * 1.08 + 1))
+        axes.grid(axis="y", color="0.92", linewidth=0.6)
+        axes.set_title(panel_of(benchmark))
+    all_axes[0].set_ylabel("accuracy (%)")
+    found = dict(item for axes in all_axes for item in zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(list(found.values()), list(found), loc="outside lower center",
+                  ncols=max(1, min(3, int(figure.get_figwidth() / 2.1))))  # fmt: skip
+    return figure
+
+
+def _methods(material: Material, benchmark: str) -> list[Row]:
+    """Cells, and votes over each run's plainest cell, that have a price."""
+    votes = []
+    for run in material.runs():
+        base = base_cell([c for c in material.cells if (c.run, c.benchmark) == (run, benchmark)])
+        votes += [v for v in material.votes if base is not None and (v["run"], v["cell"]) == (run, base.cell)]
+    found = methods_by_price(material.cells, votes, benchmark)
+    return [{**m, "family": m["family"].split("@k ")[0]} for m in found if m["tokens"]]
+
+
+def _draw_band(axes, points: Sequence[Row], number: int, run: str, line: str) -> None:
+    points = sorted(points, key=lambda m: m["tokens"])
+    xs, ys = [m["tokens"] for m in points], [m["accuracy"] for m in points]
+    lows, highs = [m["low"] for m in points], [m["high"] for m in points]
+    colour = COLOURS[number % len(COLOURS)]
+    if len(points) > 1:
+        axes.fill_between(xs, lows, highs, color=colour, alpha=0.13, linewidth=0)
+    else:
+        axes.errorbar(xs, ys, [[ys[0] - lows[0]], [highs[0] - ys[0]]], color=colour, elinewidth=0.7, capsize=1.8)
+    (drawn,) = axes.plot(
+        xs, ys, color=colour, marker=MARKERS[number % len(MARKERS)], linestyle=":" if points[0]["is_bound"] else "-",
+        label=f"{run}: {points[0]['family']}", markersize=3.5,
+    )  # fmt: skip
+    drawn.set_gid(line)
+
+
+def flips_per_wait(material: Material):
+    """What each further ignored end changed: answers that turned right above the line, that turned wrong below it."""
+    pairs = [compare_pair(a, b, common=True, num_resamples=1000) for a, b in wait_pairs(material.cells)]
+    if not pairs:
+        return None
+    figure, (axes,) = subplots(1, min(PAGE, max(COLUMN, 0.62 * len(pairs) + 0.8)), 2.4)
+    for position, pair in enumerate(pairs):
+        line = f"{pair['a']['run']} | {pair['a']['cell']} | {pair['benchmark']}"
+        gained, lost = pair["wrong_to_right"], pair["right_to_wrong"]
+        draw_bars(axes, line, [position], [gained], width=0.6, color=COLOURS[0])
+        draw_bars(axes, line, [position], [-lost], width=0.6, color=COLOURS[1], hatch="////", edgecolor="white",
+                  linewidth=0)  # fmt: skip
+        axes.annotate(f"{gained:+d}", (position, gained), xytext=(0, 2), textcoords="offset points", ha="center",
+                      fontsize=6.5, color=COLOURS[0])  # fmt: skip
+        axes.annotate(f"{-lost:+d}" if lost else "0", (position, -lost), xytext=(0, -2), textcoords="offset points",
+                      ha="center", va="top", fontsize=6.5, color=COLOURS[1])  # fmt: skip
+    axes.axhline(0, color=INK, linewidth=0.6)
+    axes.margins(y=0.18)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, -1.5), max(high, 1.5))
+    several = len(material.runs()) > 1
+    names = [_wait_name(pair, material, several) for pair in pairs]
+    axes.set_xticks(range(len(pairs)), names, fontsize=6 if len(pairs) < 9 else 5.5, linespacing=1.1)
+    axes.tick_params(axis="x", length=0)
+    axes.set_ylabel("answers")
+    axes.set_title("changed by each further ignored end: to right (up), to wrong (down, hatched)", loc="left")
+    if figure.get_figwidth() < 5:
+        axes.set_title("changed by each ignored end: to right (up),\nto wrong (down, hatched)", loc="left")
+    return figure
+
+
+def _wait_name(pair: Row, material: Material, several: bool) -> str:
+    cell = next(c for c in material.cells if (c.run, c.benchmark, c.cell) == (
+        pair["a"]["run"], pair["benchmark"], pair["a"]["cell"]))  # fmt: skip
+    parts = [f"{cell.settings.get('ignore_text', 'Wait')} {cell.settings['num_ignore']}x", panel_of(pair["benchmark"])]
+    name = "\n".join(textwrap.fill(part, 13) for part in parts + [material.label(pair["a"]["run"])] * several)
+    return f"{name}\nn={pair['num_questions']}"
+
+
+def accuracy_by_difficulty(material: Material):
+    """Accuracy of each budget-forcing cell in bins of questions, from hard to easy by the scores in one cell; that cell
+    itself is left out."""
+    reference = material.difficulty
+    if reference is None:
+        return None
+    hardness = {question: fmean(scores) for question, scores in by_question(reference.rows).items()}
+    cells = [cell for cell in material.cells if cell.benchmark == reference.benchmark and cell is not reference
+             and cell.settings.get("method") in ("budget_forcing", "unforced")]  # fmt: skip
+    scores = {f"{cell.run} | {cell.cell}": (cell, by_question(cell.rows)) for cell in cells}
+    questions = sorted(set(hardness).intersection(*(by for _, by in scores.values())))
+    if not cells or not questions:
+        return None
+    bins = difficulty_bins({question: hardness[question] for question in questions}, NUM_BINS)
+    members = [[q for q in questions if bins[q] == number] for number in sorted(set(bins.values()))]
+    figure, (axes,) = subplots(1, COLUMN * 1.4, 2.4)
+    several = len({cell.run for cell in cells}) > 1
+    for number, (line, (cell, by)) in enumerate(scores.items()):
+        accuracies = [100 * fmean(fmean(by[question]) for question in own) for own in members]
+        label = f"{material.label(cell.run)} {cell.cell}" if several else cell.cell
+        (drawn,) = axes.plot(range(len(members)), accuracies, color=COLOURS[number % len(COLOURS)], label=label,
+                             marker=MARKERS[number % len(MARKERS)])  # fmt: skip
+        drawn.set_gid(line)
+    names = [f"{100 * fmean(hardness[q] for q in own):.0f}%\nn={len(own)}" for own in members]
+    axes.set_xticks(range(len(members)), names)
+    axes.set_xlabel(f"bins of questions, by their mean score in {material.label(reference.run)} {reference.cell}")
+    axes.set_ylabel("accuracy (%)")
+    axes.set_ylim(-3, 103)
+    axes.grid(axis="y", color="0.92", linewidth=0.6)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def training_curves(material: Material):
+    """Loss, learning rate and gradient norm by step."""
+    if not material.training:
+        return None
+    names = [name for name in TRAINING if any(row.get(name) is not None for rows in material.training.values()
+                                              for row in rows)]  # fmt: skip
+    figure, all_axes = subplots(len(names), PAGE * max(0.5, len(names) / 3), 2.0)
+    for axes, name in zip(all_axes, names, strict=True):
+        for number, (run, rows) in enumerate(material.training.items()):
+            known = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+            (drawn,) = axes.plot(*zip(*known, strict=True), color=COLOURS[number % len(COLOURS)], linewidth=0.9,
+                                 label=material.label(run))  # fmt: skip
+            drawn.set_gid(f"{run} | {name}")
+        axes.set_xlabel("step")
+        axes.set_title(TRAINING[name])
+        axes.set_ylim(bottom=0)
+        if name == "learning_rate":
+            axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    if len(material.training) > 1:
+        figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def figure_3(material: Material):
+    """A sample whose end of thinking was ignored: the question, what was thought, what was forced in, the answer."""
+    if not material.waits:
+        return None
+    from matplotlib.figure import Figure
+
+    width, line_height = PAGE * 0.75, 0.135  # inches
+    figure = Figure(figsize=(width, 1.0))
+    lines = [line for example in material.waits for line in _lines(example)]
+    figure.set_size_inches(width, line_height * len(lines) + 0.3)
+    height = figure.get_figheight()
+    for number, (text, kind) in enumerate(lines):
+        looks = {"head": {"color": GREY, "fontsize": 6.5}, "forced": {"color": COLOURS[1], "weight": "bold"},
+                 "answer": {"color": COLOURS[0]}}.get(kind, {})  # fmt: skip
+        figure.text(0.2 / width, 1 - (0.2 + line_height * (number + 0.4)) / height, text, va="center",
+                    parse_math=False, **({"family": "DejaVu Sans Mono", "fontsize": 6.5} | looks))  # fmt: skip
+    return figure
+
+
+def _lines(example: WaitExample) -> list[tuple[str, str]]:
+    """(line, kind) for each line of text."""
+    verdict = {True: "right", False: "wrong", None: "not graded"}
+    lines = [("question", "head"), *_wrapped(example.question, "text")]
+    phase = None
+    for piece in example.pieces:
+        if piece.phase != phase:
+            lines.append((f"{piece.phase} (what was forced is bold)" if piece.phase == "thinking" else "answer", "head"))
+            phase = piece.phase
+        kind = "forced" if piece.source == "forced" else "answer" if phase == "answer" else "text"
+        lines += _wrapped(piece.text, kind)
+    where = f"{example.origin['run']}, {example.origin['cell']}, question {example.origin['question_id']}"
+    told = f"without ignored ends {verdict[example.before]}, with them {verdict[example.after]}"
+    return [*lines, (f"{told}; {where}", "head")]
+
+
+def _wrapped(text: str, kind: str) -> list[tuple[str, str]]:
+    """At most MOST_LINES lines of 92 characters; what is left out in the middle is said."""
+    lines = [part for line in text.strip("\n").splitlines() for part in textwrap.wrap(line, 92) if part.strip()]
+    if len(lines) > MOST_LINES:
+        half = MOST_LINES // 2
+        lines = [*lines[:half], f"[... {len(lines) - 2 * half} lines ...]", *lines[-half:]]
+    return [("".join(c if c.isprintable() else "\ufffd" for c in line), kind) for line in lines]
