@@ -11,6 +11,7 @@ MAX_REASONS = 3  # named in the funnel, the most frequent ones
 KEPT = COLOURS[0]
 TEACHERS = {"s1K": "Gemini 2.0 Flash Thinking", "s1K-1.1": "DeepSeek-R1"}
 DOMAINS_A_COLUMN = 17
+ROOM = 55  # right of the bars, in questions: for their numbers
 
 
 def funnel(material: Material):
@@ -79,10 +80,12 @@ def figure_2_domains(material: Material):
     import matplotlib.pyplot as plt
 
     columns = [counts[i : i + DOMAINS_A_COLUMN] for i in range(0, len(counts), DOMAINS_A_COLUMN)]
+    widths = [max(point.y for point in column) + ROOM for column in columns]  # the same scale in all
+    size = (PAGE, 0.155 * DOMAINS_A_COLUMN + 0.4)
     figure, all_axes = plt.subplots(
-        1, len(columns), figsize=(PAGE, 0.155 * DOMAINS_A_COLUMN + 0.4), layout="constrained", squeeze=False
+        1, len(columns), figsize=size, layout="constrained", squeeze=False, width_ratios=widths
     )
-    for axes, column in zip(all_axes[0], columns, strict=True):
+    for axes, column, width in zip(all_axes[0], columns, widths, strict=True):
         lengths = [point.y for point in column]
         names = [point.series for point in column]
         draw_horizontal_bars(axes, [p.line for p in column], lengths, names, color=KEPT, height=0.7)
@@ -91,7 +94,7 @@ def figure_2_domains(material: Material):
             axes.annotate(f"{point.y:.0f}{mean}", (point.y, row), xytext=(3, 0), textcoords="offset points",
                           va="center", fontsize=6, color=INK)  # fmt: skip
         axes.set_ylim(DOMAINS_A_COLUMN - 0.4, -0.6)
-        axes.set_xlim(0, max(p.y for p in counts) * 1.45)
+        axes.set_xlim(0, width)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(left=False, pad=1, labelsize=6.5)
@@ -120,8 +123,9 @@ def trace_lengths(material: Material):
                   linewidth=0.3)  # fmt: skip
         mean = sum((p.x + end) / 2 * p.y for p, end in zip(own, ends, strict=True)) / sum(counts)
         axes.axvline(mean, color=INK, linestyle="--", linewidth=0.8)
-        axes.annotate(f"mean {mean:,.0f}", (mean, max(counts)), xytext=(4, -2), textcoords="offset points",
+        axes.annotate(f"mean {mean:,.0f}", (mean, 1.18 * max(counts)), xytext=(4, 0), textcoords="offset points",
                       fontsize=6.5, va="top")  # fmt: skip
+        axes.set_ylim(0, 1.2 * max(counts))
         axes.set_title(f"{name}: {TEACHERS[name]}", loc="left")
         axes.set_ylabel("traces")
         axes.set_xlim(0, 27000)

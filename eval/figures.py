@@ -1,14 +1,14 @@
 """Draws the paper's figures and tables from its numbers, and finished runs over them, beside them or alone.
 
-    python -m eval.figures configs/figures/paper.yaml                        # everything the paper's numbers give
-    python -m eval.figures configs/figures/paper.yaml check=true             # and what is drawn is what results/paper has
-    python -m eval.figures configs/figures/paper.yaml "runs=[outputs/eval/s1-32b-1234abcd]"      # a run laid over it
-    python -m eval.figures name=own "runs=[outputs/eval/a-1234abcd,outputs/train/b-5678abcd]"    # runs alone
+    python -m eval.figures configs/figures/paper.yaml                     # everything the paper's numbers give
+    python -m eval.figures configs/figures/paper.yaml check=true          # and checks what is drawn
+    python -m eval.figures configs/figures/paper.yaml "runs=[outputs/eval/s1-32b-1234abcd]"   # a run laid over it
+    python -m eval.figures name=own "runs=[outputs/eval/a-1234abcd,outputs/train/b-5678abcd]" # runs alone
     python -m eval.figures configs/demo/figures.yaml tuned=outputs/eval/... "baselines=[outputs/eval/...]"
 
 Runs of eval.run, data.filter and train.sft go into the figures that have a place for them. Writes each figure as .pdf
-and .png, drawn.csv (every point, read back from the axes), figures.md, tables.md, and tables/ as .md, .tex and .csv. With
-`tuned`, also the demo's page: scaling.png, .pdf and .csv, summary.md, summary.json. Needs no torch.
+and .png, drawn.csv (every point, read back from the axes), figures.md, tables.md, and tables/ as .md, .tex and .csv.
+With `tuned`, also the demo's page: scaling.png, .pdf and .csv, summary.md, summary.json. Needs no torch.
 """
 
 import csv
@@ -151,7 +151,7 @@ def _write_drawn(folder: Path, drawn: Mapping[str, Points]) -> None:
 
 
 def write_page(run: Run, config: FiguresConfig) -> dict[str, Any]:
-    """The demo's page about one model: gain, Control, Scaling, Performance, flips, and its curve. Returns the headline."""
+    """The demo's page about one model: gain, Control, Scaling, Performance, flips, its curve. Returns the headline."""
     paths = (config.tuned, *config.baselines)
     tuned, *baselines = runs = [load_run(path, config.benchmark) for path in paths]
     summary = summarise(tuned, baselines, config.domains, config.from_budget, config.to_budget)

@@ -23,8 +23,10 @@ KINDS = {"scores.json": "eval.run", "funnel.json": "data.filter", "metrics.jsonl
 @dataclass
 class Material:
     """paper: its rows, empty where it is not to be drawn. cells, votes: of runs of eval.run (eval/comparison.py).
-    measures: of their methods. funnels: {run: steps of data.filter}. training: {run: rows of metrics.jsonl}. waits: samples for Figure 3.
-    difficulty: the cell whose scores say how hard a question is. labels: {run: what to call it}."""
+    measures: of their methods. funnels: {run: steps of data.filter}. training: {run: rows of metrics.jsonl}.
+    waits: samples for Figure 3. difficulty: the cell whose scores say how hard a question is. labels: {run: what to
+    call it}.
+    """
 
     paper: list[PaperPoint] = field(default_factory=list)
     cells: list[EvalCell] = field(default_factory=list)
@@ -38,6 +40,10 @@ class Material:
 
     def label(self, run: str) -> str:
         return self.labels.get(run, run)
+
+    def paper_label(self, name: str) -> str:
+        """Said to be the paper's where something else is drawn beside it."""
+        return f"{name} (paper)" if self.cells else name
 
     def runs(self) -> list[str]:
         """Names of the runs of eval.run."""
@@ -84,7 +90,7 @@ def add_run(material: Material, path: str | Path, name: str) -> None:
 
 def load_eval(path: Path, name: str) -> tuple[list[EvalCell], list[Row]]:
     """`eval.comparison.load_cells`, of a run that is whole."""
-    keys = ("cell", "method", "num_samples", "accuracy", "thinking_tokens", "max_thinking_tokens", "num_ignore")
+    keys = ("cell", "num_samples", "accuracy", "thinking_tokens", "max_thinking_tokens", "num_ignore")
     scores = _rows_of(_json(path, "scores.json"), "cells", keys, path / "scores.json")
     from omegaconf import OmegaConf
 
@@ -94,6 +100,8 @@ def load_eval(path: Path, name: str) -> tuple[list[EvalCell], list[Row]]:
     if not (path / "samples.jsonl").exists():
         raise UserError(f"run {path} is not whole: it has no samples.jsonl")
     cells, votes = load_cells(path, name)
+    for cell in cells:  # runs of before there were other methods do not name theirs
+        cell.settings.setdefault("method", "budget_forcing")
     drawn = {(cell.benchmark, cell.cell): len(cell.rows) for cell in cells}
     for entry in scores:
         key = entry.get("benchmark", "questions"), entry["cell"]

@@ -16,8 +16,9 @@ from eval.plotting import (
     Curve,
     accuracy_axis,
     draw_curves,
+    legend,
     numbered,
-    subplots,
+    panels,
     tokens_axis,
 )
 
@@ -32,9 +33,9 @@ ACCURACY = "accuracy (%)"
 EXAMPLES = {
     "s1-32B": (6, -3, "left"),
     "s1.1-32B": (6, -2, "left"),
-    "Bespoke-32B": (6, -3, "left"),
+    "Bespoke-32B": (0, -11, "center"),
     "Sky-T1": (6, -3, "left"),
-    "R1-distill-32B": (0, -10, "center"),
+    "R1-distill-32B": (0, 5, "center"),
     "QwQ-32B-preview": (-6, -3, "right"),
     "o1-preview": (-6, -3, "right"),
     "o1": (0, 5, "center"),
@@ -42,36 +43,24 @@ EXAMPLES = {
 NOT_KNOWN = 2e7  # where dots without a number of examples stand on that axis
 
 
-def scaling_figure(curves: Sequence[Curve], panels: Sequence[str], title: str = ""):
-    """Accuracy against mean thinking tokens, a panel a benchmark; one panel alone is somewhat larger."""
-    single = len(panels) == 1
-    height = 2.9 if single else 2.35
-    figure, all_axes = subplots(len(panels), COLUMN * 1.5 if single else PAGE * max(1, len(panels) / 3), height)
+def scaling_figure(curves: Sequence[Curve], names: Sequence[str], title: str = ""):
+    """Accuracy against mean thinking tokens, a panel a benchmark; one panel alone is larger, and has the title."""
+    single = len(names) == 1
+    figure, all_axes = panels(len(names), COLUMN * 1.5 if single else PAGE / 3, 2.9 if single else 2.35)
     style_of = numbered(curves)
-    for axes, panel in zip(all_axes, panels, strict=True):
-        own = [curve for curve in curves if curve.panel == panel]
+    for axes, name in zip(all_axes, names, strict=True):
+        own = [curve for curve in curves if curve.panel == name]
         draw_curves(axes, own, style_of)
         tokens_axis(axes, THINKING, (x for curve in own for x in curve.xs))
         accuracy_axis(axes, own)
-        axes.set_title(title if single and title else TITLES.get(panel, panel))
-    all_axes[0].set_ylabel(ACCURACY)
-    _legend(figure, all_axes, style_of)
+        axes.set_title(title if single and title else TITLES.get(name, name))
+    for axes in all_axes[::3]:
+        axes.set_ylabel(ACCURACY)
+    legend(figure, all_axes)
     return figure
 
 
-def _legend(figure, all_axes, style_of: dict[str, int]) -> None:
-    """Below the panels, each name once; none for a single curve."""
-    found = {}
-    for axes in all_axes:
-        handles, labels = axes.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    if len(style_of) > 1:
-        labels = [label for label in style_of if label in found]
-        columns = max(1, min(len(labels), int(figure.get_figwidth() / 1.7)))
-        figure.legend([found[label] for label in labels], labels, loc="outside lower center", ncols=columns)
-
-
-def _panels(material: Material) -> list[str]:
+def _benchmarks(material: Material) -> list[str]:
     """The paper's three where it is drawn, then whatever else the runs have."""
     papers = list(TITLES) if material.paper else [name for name in TITLES if name in material.benchmarks()]
     return papers + [name for name in material.benchmarks() if name not in TITLES]
@@ -79,10 +68,10 @@ def _panels(material: Material) -> list[str]:
 
 def figure_1(material: Material):
     """Sequential scaling by budget forcing."""
-    curves = paper_curves(select(material.paper, "Figure 1"), label="s1-32B (paper)")
+    curves = paper_curves(select(material.paper, "Figure 1"), label=material.paper_label("s1-32B"))
     curves += cell_curves(material, ["budget_forcing"])
-    panels = [panel for panel in _panels(material) if any(curve.panel == panel for curve in curves)]
-    return scaling_figure(curves, panels) if panels else None
+    names = [name for name in _benchmarks(material) if any(curve.panel == name for curve in curves)]
+    return scaling_figure(curves, names) if names else None
 
 
 def figure_2_examples(material: Material):
@@ -91,13 +80,13 @@ def figure_2_examples(material: Material):
     points = [point for point in points if point.series in EXAMPLES]
     if not points:
         return None
-    figure, (axes,) = subplots(1, COLUMN, 2.3)
+    figure, (axes,) = panels(1, COLUMN, 2.3)
     for point in points:
         x = point.x or NOT_KNOWN
         ours = point.series.startswith("s1")
         (dot,) = axes.plot([x], [point.y], marker="*" if ours else "o", markersize=8 if ours else 4.5,
                            color=COLOURS[1 if ours else 0], linestyle="")  # fmt: skip
-        dot.set_gid(f"{point.line} | {point.series}" if point.x is None else point.line)
+        dot.set_gid(point.line)
         dx, dy, side = EXAMPLES[point.series]
         axes.annotate(point.series, (x, point.y), xytext=(dx, dy), textcoords="offset points", ha=side, fontsize=6.5,
                       color=COLOURS[1] if ours else INK)  # fmt: skip
@@ -106,6 +95,7 @@ def figure_2_examples(material: Material):
     axes.set_xticks([1000, 17000, 800000, NOT_KNOWN], ["1K", "17K", "800K", "N/A"], minor=False)
     axes.minorticks_off()
     axes.set_ylim(80, 100)
+    axes.set_yticks(range(80, 101, 5))
     axes.grid(axis="y", color="0.92", linewidth=0.6)
     axes.set_xlabel("number of training examples")
     axes.set_ylabel("MATH500 accuracy (%)")
@@ -118,15 +108,16 @@ def figure_4(material: Material):
     left, right = (_benchmark(material, name) for name in ("AIME24", "GPQA-Diamond"))
     sequential = [point for point in select(material.paper, "Figure 1", benchmark="AIME24") if point.x >= 1000]
     sequential += select(material.paper, "Figure 4 sequential")
-    one = paper_curves(sequential, label="s1-32B (paper)") + cell_curves(material, ["budget_forcing"])
-    two = paper_curves(select(material.paper, "Figure 4 parallel", series="sequential"), "s1-32B (paper)")
-    two += paper_curves(select(material.paper, "Figure 4 parallel", series="majority"), "Qwen2.5-32B: majority (paper)")
+    one = paper_curves(sequential, label=material.paper_label("s1-32B")) + cell_curves(material, ["budget_forcing"])
+    two = paper_curves(select(material.paper, "Figure 4 parallel", series="sequential"), material.paper_label("s1-32B"))
+    two += paper_curves(select(material.paper, "Figure 4 parallel", series="majority"),
+                        material.paper_label("Qwen2.5-32B-Instruct: majority"))  # fmt: skip
     two += cell_curves(material, ["budget_forcing"], "total") + majority_curves(material, "total")
     one = [curve for curve in one if curve.panel == left]
     two = [curve for curve in two if curve.panel == right]
     if not one or not any("majority" in curve.label for curve in two):
         return None
-    figure, all_axes = subplots(2, PAGE * 0.8, 2.5)
+    figure, all_axes = panels(2, PAGE * 0.4, 2.4)
     style_of = numbered([*one, *two])
     for axes, own, benchmark, label in zip(
         all_axes, (one, two), (left, right), (THINKING, _total_label(right)), strict=True
@@ -137,7 +128,7 @@ def figure_4(material: Material):
         kind = "sequential" if axes is all_axes[0] else "sequential and parallel"
         axes.set_title(f"({'ab'[all_axes.index(axes)]}) {kind}, {benchmark}")
     all_axes[0].set_ylabel(ACCURACY)
-    _legend(figure, all_axes, style_of)
+    legend(figure, all_axes)
     return figure
 
 
@@ -152,14 +143,14 @@ def _benchmark(material: Material, preferred: str) -> str:
 
 
 def figure_6(material: Material):
-    """Rejection sampling: accuracy by the thinking tokens of the first sample that kept to the limit beside each dot."""
-    curves = paper_curves(select(material.paper, "Figure 6", y_name="accuracy_percent"), label="s1-32B (paper)")
+    """Rejection sampling: accuracy and length of the first sample that kept to the limit, which stands at the dot."""
+    curves = paper_curves(select(material.paper, "Figure 6", y_name="accuracy_percent"), label=material.paper_label("s1-32B"))
     curves += cell_curves(material, ["rejection_sampling"])
     benchmark = _benchmark(material, "AIME24")
     curves = [curve for curve in curves if curve.panel == benchmark]
     if not curves:
         return None
-    figure, (axes,) = subplots(1, COLUMN, 2.3)
+    figure, (axes,) = panels(1, COLUMN, 2.3)
     style_of = numbered(curves)
     draw_curves(axes, curves, style_of)
     for curve in curves:
@@ -168,19 +159,19 @@ def figure_6(material: Material):
             axes.annotate(f"\u2264{int(limit):,}", (x, y), xytext=(0, -9) if last else (4, 4),
                           textcoords="offset points", fontsize=6, ha="center" if last else "left",
                           color=COLOURS[style_of[curve.label]])  # fmt: skip
-    axes.margins(x=0.12)
+    axes.margins(x=0.16)
     axes.set_xlabel(THINKING)
     axes.set_ylabel(f"{benchmark} accuracy (%)")
     accuracy_axis(axes, curves)
-    _legend(figure, [axes], style_of)
+    legend(figure, [axes])
     return figure
 
 
 def figure_7(material: Material):
     """Sequential scaling beside parallel scaling: majority, and REBASE, a tree search steered by a reward model."""
-    names = {"sequential": "sequential (paper)", "majority": "majority (paper)", "REBASE": "REBASE (paper)"}
-    curves = [c for series, label in names.items()
-              for c in paper_curves(select(material.paper, "Figure 7", series=series), label)]  # fmt: skip
+    curves = [c for series in ("sequential", "majority", "REBASE")
+              for c in paper_curves(select(material.paper, "Figure 7", series=series), material.paper_label(series))
+              ]  # fmt: skip
     searches = cell_curves(material, ["rebase", "dvts", "beam_search"], "tokens", "{run}: {method}")
     sequential = cell_curves(material, ["budget_forcing", "step_conditional"], "tokens", "{run}: {method}")
     majority = majority_curves(material)
@@ -190,11 +181,11 @@ def figure_7(material: Material):
     curves = [curve for curve in curves if curve.panel == benchmark]
     if not curves:
         return None
-    figure, (axes,) = subplots(1, COLUMN, 2.4 + 0.12 * max(0, len(curves) - 3))
+    figure, (axes,) = panels(1, COLUMN, 2.3)
     style_of = numbered(curves)
     draw_curves(axes, curves, style_of)
     tokens_axis(axes, "tokens a question", (x for curve in curves for x in curve.xs))
     accuracy_axis(axes, curves)
     axes.set_ylabel(f"{benchmark} accuracy (%)")
-    _legend(figure, [axes], style_of)
+    legend(figure, [axes])
     return figure

@@ -12,12 +12,16 @@ from eval.paper import PaperPoint, select
 BENCHMARKS = ("AIME24", "MATH500", "GPQA-Diamond", "AIME25")
 LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "~": r"\textasciitilde{}", "^": r"\^{}",
          "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}"}  # fmt: skip
-MEASURES = {"control_percent": "Control %", "scaling_points_per_doubling": "Scaling", "performance_percent": "Performance %"}
+MEASURES = {
+    "control_percent": "Control %",
+    "scaling_points_per_doubling": "Scaling",
+    "performance_percent": "Performance %",
+}
 
 
 @dataclass(frozen=True)
 class Table:
-    """columns: the first names the row, the others are numbers. rows: texts as they are shown, empty where not known."""
+    """columns: the first names the row, the others are numbers. rows: texts as they are shown; empty: not known."""
 
     name: str
     title: str
@@ -117,6 +121,7 @@ PIVOTS = {  # element: (title, what names a row, what names a column)
     "Figure 6": ("Rejection sampling, AIME24: accuracy %, mean tries a sample", _series, _measure),
     "Sources": ("The sources of the 59,029 questions", _series, _measure),
     "Composition": ("Where s1K's 1,000 questions come from", _series, _measure),
+    "Figure 2 domains": ("s1K's questions and thinking tokens by domain", _series, _measure),
     "Funnel": ("Questions left after each step", lambda point: point.setting, lambda point: point.series),
     "Sequence length": ("Training with rows cut at a length", _series, _both),
 }

@@ -8,12 +8,12 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 COLUMN, PAGE = 3.25, 6.75  # inches: the width of a column, and of both
-# Okabe and Ito's colour-blind-safe palette, the yellow darkened for print; with a shape for each, so that nothing hangs
-# on colour alone
+# Okabe and Ito's colour-blind-safe palette; with a shape for each, so that nothing hangs on colour alone
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "os^Dv<P>X*"
+MARKERS = "osD^vPX*<>"
 INK, GREY, PALE = "#222222", "#767676", "#D9D9D9"
 WAIT = "Wait "  # what notes of points with ignored ends begin with
 STYLE = {
@@ -82,40 +82,68 @@ def save(figure, folder: Path, name: str) -> None:
     plt.close(figure)
 
 
-def subplots(columns: int, width: float, height: float, **kwargs):
-    """(figure, list of its axes), all in a row."""
+def panels(number: int, width: float, height: float):
+    """(figure, its axes one after the other): at most three in a row; width and height of one, in inches."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False, **kwargs)
-    return figure, list(axes[0])
+    columns = min(3, number)
+    rows = -(-number // columns)
+    size = (width * columns, height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for unused in axes.flat[number:]:
+        unused.remove()
+    return figure, list(axes.flat[:number])
+
+
+def legend(figure, all_axes) -> None:
+    """Below the panels, each name once, and the figure as much taller; none where there is one name."""
+    found: dict[str, Any] = {}
+    for axes in all_axes:
+        found |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if len(found) < 2:
+        return
+    entry = 0.5 + 0.055 * max(map(len, found))  # inches
+    columns = max(1, min(len(found), int(figure.get_figwidth() / entry)))
+    figure.set_figheight(figure.get_figheight() + 0.15 * -(-len(found) // columns))
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
 
 
 def draw_curves(axes, curves: Sequence[Curve], style_of: dict[str, int]) -> None:
-    """Each with its error bars, joined in the order of x; what waited is hollow, says how often, and is joined by dots.
+    """Each with its error bars, joined in the order of x; what waited is hollow, and joined by dots.
 
     style_of: {label: number of its colour and shape}.
     """
+    waiting: dict[str, list[tuple[float, float, float, str]]] = {}  # by label: x, y, where its bar ends, how often
     for curve in curves:
         number = style_of[curve.label]
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         order = sorted(range(len(curve.xs)), key=lambda i: curve.xs[i])
         waits = [i for i in order if curve.notes and curve.notes[i].startswith(WAIT)]
         plain = [i for i in order if i not in waits]
-        if waits and plain:
-            joined = [plain[-1], *waits]
-            axes.plot([curve.xs[i] for i in joined], [curve.ys[i] for i in joined], color=colour, linestyle=":")
         for some, face in ((plain, colour), (waits, "white")):
             if some:
-                bars = _error_bars(curve, some)
                 drawn = axes.errorbar(
-                    [curve.xs[i] for i in some], [curve.ys[i] for i in some], bars, color=colour, marker=marker,
-                    label=curve.label if some is plain or not plain else None, markerfacecolor=face, capsize=1.8,
-                    linestyle="-" if some is plain else "", elinewidth=0.7, zorder=3,
+                    [curve.xs[i] for i in some], [curve.ys[i] for i in some], _error_bars(curve, some), color=colour,
+                    marker=marker, label=curve.label if some is plain else None, markerfacecolor=face, capsize=1.8,
+                    linestyle="-" if some is plain else "", elinewidth=0.7, zorder=3, clip_on=False,
                 )  # fmt: skip
                 drawn.lines[0].set_gid(curve.line)
-        for i in waits:
-            axes.annotate(curve.notes[i].removeprefix(WAIT), (curve.xs[i], curve.ys[i]), xytext=(-3, 3),
-                          textcoords="offset points", ha="right", fontsize=6, color=colour)  # fmt: skip
+        own = waiting.setdefault(curve.label, [])
+        own += [(curve.xs[i], curve.ys[i], curve.ys[i], "") for i in plain[-1:] if not own]
+        tops = curve.highs or curve.ys
+        own += [(curve.xs[i], curve.ys[i], tops[i], curve.notes[i].removeprefix(WAIT)) for i in waits]
+    for label, points in waiting.items():
+        _draw_waits(axes, points, COLOURS[style_of[label] % len(COLOURS)])
+
+
+def _draw_waits(axes, points: list[tuple[float, float, float, str]], colour: str) -> None:
+    """The dots that join them, and one text over all, so that texts of near points do not meet."""
+    xs, ys, tops, waits = zip(*sorted(points), strict=True)
+    if any(waits):
+        axes.plot(xs, ys, color=colour, linestyle=":")
+        top = max(top for top, wait in zip(tops, waits, strict=True) if wait)
+        axes.annotate(WAIT + ", ".join(filter(None, waits)), (xs[-1], top), xytext=(4, 4), textcoords="offset points",
+                      ha="right", fontsize=6, color=colour)  # fmt: skip
 
 
 def _error_bars(curve: Curve, some: Sequence[int]) -> list[list[float]] | None:
@@ -181,14 +209,16 @@ def tokens_axis(axes, label: str, xs: Iterable[float]) -> None:
 
 
 def short_number(x: float) -> str:
-    """512, 4096, 16k, 2M: as tick labels have them."""
-    if x >= 1e6:
-        return f"{x / 1e6:.3g}M"
+    """512, 4096, 16k, 2M: powers of two as tick labels have them."""
+    if x >= 2**20:
+        return f"{x / 2**20:.3g}M"
     return f"{x / 1024:.3g}k" if x >= 16384 else f"{x:g}"
 
 
 def accuracy_axis(axes, curves: Sequence[Curve]) -> None:
-    """Whole tens around what is drawn, its error bars included."""
+    """Whole fives around what is drawn, its error bars included."""
     ends = [y for curve in curves for y in (*curve.ys, *curve.lows, *curve.highs)]
-    axes.set_ylim(max(0, math.floor((min(ends) - 4) / 10) * 10), min(102, math.ceil((max(ends) + 4) / 10) * 10))
+    low, high = math.floor((min(ends) - 2) / 5) * 5, math.ceil((max(ends) + 3) / 5) * 5
+    axes.set_ylim(max(0, low), min(102, high))
+    axes.locator_params(axis="y", nbins=7, steps=[1, 2, 5, 10], integer=True)
     axes.grid(axis="y", color="0.92", linewidth=0.6)

@@ -15,7 +15,8 @@ from eval.plotting import (
     MARKERS,
     PAGE,
     draw_bars,
-    subplots,
+    legend,
+    panels,
     tokens_axis,
 )
 from eval.scores import Row, by_question
@@ -36,22 +37,22 @@ def matched_tokens(material: Material):
     if not methods:
         return None
     series = list(dict.fromkeys((m["run"], m["family"]) for own in methods.values() for m in own))
-    rows = -(-len(series) // 3)
-    figure, all_axes = subplots(len(methods), max(COLUMN * 1.4, PAGE * len(methods) / 3), 2.5 + 0.14 * rows)
+    figure, all_axes = panels(len(methods), COLUMN * 1.5 if len(methods) == 1 else PAGE / min(3, len(methods)), 2.4)
+    several = len(material.runs()) > 1
     for axes, (benchmark, own) in zip(all_axes, methods.items(), strict=True):
         for number, (run, family) in enumerate(series):
             points = [m for m in own if (m["run"], m["family"]) == (run, family)]
             if points:
-                _draw_band(axes, points, number, material.label(run), f"{run} | {family} | {benchmark}")
+                label = f"{material.label(run)}: {family}" if several else family
+                _draw_band(axes, points, number, label, f"{run} | {family} | {benchmark}")
         tokens_axis(axes, "sampled tokens a question", [m["tokens"] for m in own])
         top = max(m["high"] for m in own)
         axes.set_ylim(0, min(101, top * 1.08 + 1))
         axes.grid(axis="y", color="0.92", linewidth=0.6)
         axes.set_title(panel_of(benchmark))
-    all_axes[0].set_ylabel("accuracy (%)")
-    found = dict(item for axes in all_axes for item in zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(list(found.values()), list(found), loc="outside lower center",
-                  ncols=max(1, min(3, int(figure.get_figwidth() / 2.1))))  # fmt: skip
+    for axes in all_axes[::3]:
+        axes.set_ylabel("accuracy (%)")
+    legend(figure, all_axes)
     return figure
 
 
@@ -62,21 +63,27 @@ def _methods(material: Material, benchmark: str) -> list[Row]:
         base = base_cell([c for c in material.cells if (c.run, c.benchmark) == (run, benchmark)])
         votes += [v for v in material.votes if base is not None and (v["run"], v["cell"]) == (run, base.cell)]
     found = methods_by_price(material.cells, votes, benchmark)
-    return [{**m, "family": m["family"].split("@k ")[0]} for m in found if m["tokens"]]
+    return [{**m, "family": m["family"].removesuffix(_cell_of(m))} for m in found if m["tokens"]]
 
 
-def _draw_band(axes, points: Sequence[Row], number: int, run: str, line: str) -> None:
+def _cell_of(method: Row) -> str:
+    """Of a vote's family, "majority@k max=512", the cell: all votes shown are over one."""
+    family = method["family"]
+    return family[family.index("@k ") + 2 :] if "@k " in family else ""
+
+
+def _draw_band(axes, points: Sequence[Row], number: int, label: str, line: str) -> None:
     points = sorted(points, key=lambda m: m["tokens"])
     xs, ys = [m["tokens"] for m in points], [m["accuracy"] for m in points]
     lows, highs = [m["low"] for m in points], [m["high"] for m in points]
     colour = COLOURS[number % len(COLOURS)]
     if len(points) > 1:
-        axes.fill_between(xs, lows, highs, color=colour, alpha=0.13, linewidth=0)
+        axes.fill_between(xs, lows, highs, color=colour, alpha=0.1, linewidth=0)
     else:
         axes.errorbar(xs, ys, [[ys[0] - lows[0]], [highs[0] - ys[0]]], color=colour, elinewidth=0.7, capsize=1.8)
     (drawn,) = axes.plot(
         xs, ys, color=colour, marker=MARKERS[number % len(MARKERS)], linestyle=":" if points[0]["is_bound"] else "-",
-        label=f"{run}: {points[0]['family']}", markersize=3.5,
+        label=label, markersize=3.5, clip_on=False,
     )  # fmt: skip
     drawn.set_gid(line)
 
@@ -86,7 +93,7 @@ def flips_per_wait(material: Material):
     pairs = [compare_pair(a, b, common=True, num_resamples=1000) for a, b in wait_pairs(material.cells)]
     if not pairs:
         return None
-    figure, (axes,) = subplots(1, min(PAGE, max(COLUMN, 0.62 * len(pairs) + 0.8)), 2.4)
+    figure, (axes,) = panels(1, min(PAGE, max(COLUMN, 0.62 * len(pairs) + 0.8)), 2.4)
     for position, pair in enumerate(pairs):
         line = f"{pair['a']['run']} | {pair['a']['cell']} | {pair['benchmark']}"
         gained, lost = pair["wrong_to_right"], pair["right_to_wrong"]
@@ -101,6 +108,7 @@ def flips_per_wait(material: Material):
     axes.margins(y=0.18)
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -1.5), max(high, 1.5))
+    axes.locator_params(axis="y", integer=True)
     several = len(material.runs()) > 1
     names = [_wait_name(pair, material, several) for pair in pairs]
     axes.set_xticks(range(len(pairs)), names, fontsize=6 if len(pairs) < 9 else 5.5, linespacing=1.1)
@@ -135,7 +143,7 @@ def accuracy_by_difficulty(material: Material):
         return None
     bins = difficulty_bins({question: hardness[question] for question in questions}, NUM_BINS)
     members = [[q for q in questions if bins[q] == number] for number in sorted(set(bins.values()))]
-    figure, (axes,) = subplots(1, COLUMN * 1.4, 2.4)
+    figure, (axes,) = panels(1, COLUMN * 1.4, 2.4)
     several = len({cell.run for cell in cells}) > 1
     for number, (line, (cell, by)) in enumerate(scores.items()):
         accuracies = [100 * fmean(fmean(by[question]) for question in own) for own in members]
@@ -159,7 +167,7 @@ def training_curves(material: Material):
         return None
     names = [name for name in TRAINING if any(row.get(name) is not None for rows in material.training.values()
                                               for row in rows)]  # fmt: skip
-    figure, all_axes = subplots(len(names), PAGE * max(0.5, len(names) / 3), 2.0)
+    figure, all_axes = panels(len(names), PAGE / 3, 2.0)
     for axes, name in zip(all_axes, names, strict=True):
         for number, (run, rows) in enumerate(material.training.items()):
             known = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
@@ -171,8 +179,7 @@ def training_curves(material: Material):
         axes.set_ylim(bottom=0)
         if name == "learning_rate":
             axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    if len(material.training) > 1:
-        figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend(figure, all_axes)
     return figure
 
 
@@ -202,7 +209,7 @@ def _lines(example: WaitExample) -> list[tuple[str, str]]:
     phase = None
     for piece in example.pieces:
         if piece.phase != phase:
-            lines.append((f"{piece.phase} (what was forced is bold)" if piece.phase == "thinking" else "answer", "head"))
+            lines.append(("thinking (what was forced is bold)" if piece.phase == "thinking" else "answer", "head"))
             phase = piece.phase
         kind = "forced" if piece.source == "forced" else "answer" if phase == "answer" else "text"
         lines += _wrapped(piece.text, kind)

@@ -42,7 +42,7 @@ def find_example(path: str | Path, tokenizer: str | None = None) -> WaitExample 
     """The sample of a finished run that shows best what ignoring an end does: one that turned from wrong to right, then
     one that stayed right, then any; the shortest of them. None: the run ignored no end.
 
-    tokenizer: folder or hub id; None: that of the run's model. Raises UserError where the run or its tokenizer is missing.
+    tokenizer: folder or hub id; None: that of the run's model. Raises UserError where run or tokenizer is missing.
     """
     record, path = read_record(path), Path(path)
     rows = {_key(row): row for row in read_jsonl(path / "samples.jsonl") if "paths" not in row}
@@ -101,9 +101,7 @@ def _tokenizer_of(path: Path, tokenizer: str | None) -> Any:
 
 
 def _pieces(row: Row, tokenizer: Any) -> tuple[Piece, ...]:
-    return tuple(
-        Piece(segment["phase"], segment["source"], tokenizer.decode(segment["token_ids"])) for segment in row["segments"]
-    )
+    return tuple(Piece(s["phase"], s["source"], tokenizer.decode(s["token_ids"])) for s in row["segments"])
 
 
 def _question_of(path: Path, row: Row) -> str:
