@@ -98,9 +98,7 @@ def figure_2_domains(material: Material):
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(left=False, pad=1, labelsize=6.5)
-    figure.suptitle(
-        f"1,000 questions in {len(counts)} domains (in brackets: mean thinking tokens)", fontsize=7.5
-    )
+    figure.suptitle(f"1,000 questions in {len(counts)} domains (in brackets: mean thinking tokens)", fontsize=7.5)
     return figure
 
 

@@ -144,7 +144,9 @@ def _benchmark(material: Material, preferred: str) -> str:
 
 def figure_6(material: Material):
     """Rejection sampling: accuracy and length of the first sample that kept to the limit, which stands at the dot."""
-    curves = paper_curves(select(material.paper, "Figure 6", y_name="accuracy_percent"), label=material.paper_label("s1-32B"))
+    curves = paper_curves(
+        select(material.paper, "Figure 6", y_name="accuracy_percent"), label=material.paper_label("s1-32B")
+    )
     curves += cell_curves(material, ["rejection_sampling"])
     benchmark = _benchmark(material, "AIME24")
     curves = [curve for curve in curves if curve.panel == benchmark]

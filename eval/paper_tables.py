@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.material import Material, panel_of
+from eval.comparison import EvalCell
+from eval.material import Material, base_cell, panel_of
 from eval.paper import PaperPoint, select
 
 BENCHMARKS = ("AIME24", "MATH500", "GPQA-Diamond", "AIME25")
@@ -131,7 +132,7 @@ def _paper_tables(material: Material) -> list[Table]:
     tables = [_table_1(material), _table_3(material)]
     for element, (title, row, column) in PIVOTS.items():
         columns, rows = pivot(select(material.paper, element), row, column)
-        rows += _waits(material, columns) if element in ("Table 4", "Table 5") else []
+        rows += _run_rows(material, columns) if element in ("Table 4", "Table 5") else []
         tables.append(Table(_name(element), f"{element}. {title}", ("", *columns), tuple(rows)))
     return tables
 
@@ -144,26 +145,28 @@ def _table_1(material: Material) -> Table:
     points = select(material.paper, "Table 1")
     columns, rows = pivot(points, _series, _benchmark)
     examples = {_series(p): f"{p.x:,.0f}" for p in points if p.x is not None}
-    rows = [(row[0], examples.get(row[0], ""), *row[1:]) for row in rows]
+    rows = [(row[0], examples.get(row[0], ""), *row[1:]) for row in rows + _run_rows(material, columns)]
     return Table("table_1", "Table 1. Accuracy %, training examples", ("", "examples", *columns), tuple(rows))
 
 
 def _table_3(material: Material) -> Table:
     columns, rows = pivot(select(material.paper, "Table 3"), _series, _measured)
+    rows += [(*row, "") for row in _measure_rows(material, "AIME24")]
     return Table("table_3", "Table 3. Control, Scaling (points per doubling), Performance, AIME24", ("", *columns),
                  tuple(rows))  # fmt: skip
 
 
-def _waits(material: Material, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """Rows of runs: their cells with ignored ends, and those without at the same budget."""
-    waiting = [cell for cell in material.cells if cell.settings["num_ignore"]]
-    budgets = {(cell.run, str(cell.settings["max_thinking_tokens"])) for cell in waiting}
-    labels = dict.fromkeys((c.run, c.cell) for c in material.cells
-                           if (c.run, str(c.settings["max_thinking_tokens"])) in budgets
-                           and c.settings["method"].startswith("budget_forcing"))  # fmt: skip
+def _run_rows(material: Material, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Rows of runs: the plainest cell of each, and those with ignored ends."""
+    labels = dict.fromkeys((cell.run, cell.cell) for cell in material.cells if _is_compared(material, cell))
     rows = [(f"{material.label(run)}, {cell}", *(_accuracy(material, run, cell, c) for c in columns))
             for run, cell in labels]  # fmt: skip
     return [row for row in rows if any(row[1:])]
+
+
+def _is_compared(material: Material, cell: EvalCell) -> bool:
+    own = [c for c in material.cells if (c.run, c.benchmark) == (cell.run, cell.benchmark)]
+    return bool(cell.settings["num_ignore"]) or cell is base_cell(own)
 
 
 def _accuracy(material: Material, run: str, label: str, benchmark: str) -> str:
@@ -187,8 +190,18 @@ def _run_tables(material: Material) -> list[Table]:
     rows = [(f"{material.label(run)}, {cell}", *(_accuracy(material, run, cell, b) for b in benchmarks))
             for run, cell in labels]  # fmt: skip
     tables = [Table("runs", "Runs: accuracy % with 95% intervals", ("", *benchmarks), tuple(rows))]
-    measured = [(f"{material.label(m['run'])}, {m['method'].replace('_', ' ')}, {panel_of(m['benchmark'])}",
-                 *(interval(*(m[name] or (None, None, None))) for name in ("control", "scaling", "performance")))
-                for m in material.measures]  # fmt: skip
+    measured = [row for benchmark in benchmarks for row in _measure_rows(material, benchmark)]
     title = "Runs: Control, Scaling (points per doubling), Performance, with 95% intervals"
     return tables + ([Table("runs_measures", title, ("", *MEASURES.values()), tuple(measured))] if measured else [])
+
+
+def _measure_rows(material: Material, benchmark: str) -> list[tuple[str, ...]]:
+    """A row a method of each run: Control, Scaling and Performance with their intervals."""
+    return [
+        (
+            f"{material.label(m['run'])}, {m['method'].replace('_', ' ')}, {benchmark}",
+            *(interval(*(m[name] or (None, None, None))) for name in ("control", "scaling", "performance")),
+        )
+        for m in material.measures
+        if panel_of(m["benchmark"]) == benchmark
+    ]

@@ -41,7 +41,7 @@ STYLE = {
     "xtick.color": INK,
     "ytick.color": INK,
     "pdf.fonttype": 42,  # text stays text
-    "svg.hashsalt": "figures",
+    "figure.max_open_warning": 0,
 }
 
 

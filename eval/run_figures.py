@@ -23,7 +23,9 @@ from eval.scores import Row, by_question
 from eval.wait_example import WaitExample
 
 NUM_BINS = 5  # of difficulty, as in the compute-optimal choice
-MOST_LINES = 8  # of one thinking text in Figure 3
+NEAR = 3  # lines shown around what was forced in Figure 3
+TEXT_COLUMNS, TEXT_SIZE = 92, 6.5  # of its text: characters a line, points
+CHARACTER, LINE = 0.602 * TEXT_SIZE / 72, 0.14  # inches: the width of one (DejaVu Sans Mono), the height of a line
 TRAINING = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
 
 
@@ -77,12 +79,13 @@ def _draw_band(axes, points: Sequence[Row], number: int, label: str, line: str) 
     xs, ys = [m["tokens"] for m in points], [m["accuracy"] for m in points]
     lows, highs = [m["low"] for m in points], [m["high"] for m in points]
     colour = COLOURS[number % len(COLOURS)]
-    if len(points) > 1:
-        axes.fill_between(xs, lows, highs, color=colour, alpha=0.1, linewidth=0)
-    else:
+    is_bound = points[0]["is_bound"]
+    if len(points) == 1:
         axes.errorbar(xs, ys, [[ys[0] - lows[0]], [highs[0] - ys[0]]], color=colour, elinewidth=0.7, capsize=1.8)
+    elif not is_bound:
+        axes.fill_between(xs, lows, highs, color=colour, alpha=0.1, linewidth=0)
     (drawn,) = axes.plot(
-        xs, ys, color=colour, marker=MARKERS[number % len(MARKERS)], linestyle=":" if points[0]["is_bound"] else "-",
+        xs, ys, color=colour, marker=MARKERS[number % len(MARKERS)], linestyle=":" if is_bound else "-",
         label=label, markersize=3.5, clip_on=False,
     )  # fmt: skip
     drawn.set_gid(line)
@@ -153,11 +156,11 @@ def accuracy_by_difficulty(material: Material):
         drawn.set_gid(line)
     names = [f"{100 * fmean(hardness[q] for q in own):.0f}%\nn={len(own)}" for own in members]
     axes.set_xticks(range(len(members)), names)
-    axes.set_xlabel(f"bins of questions, by their mean score in {material.label(reference.run)} {reference.cell}")
+    axes.set_xlabel(f"questions by their mean score in\n{material.label(reference.run)} {reference.cell}")
     axes.set_ylabel("accuracy (%)")
     axes.set_ylim(-3, 103)
     axes.grid(axis="y", color="0.92", linewidth=0.6)
-    figure.legend(loc="outside right upper")
+    legend(figure, [axes])
     return figure
 
 
@@ -189,39 +192,63 @@ def figure_3(material: Material):
         return None
     from matplotlib.figure import Figure
 
-    width, line_height = PAGE * 0.75, 0.135  # inches
-    figure = Figure(figsize=(width, 1.0))
-    lines = [line for example in material.waits for line in _lines(example)]
-    figure.set_size_inches(width, line_height * len(lines) + 0.3)
-    height = figure.get_figheight()
-    for number, (text, kind) in enumerate(lines):
-        looks = {"head": {"color": GREY, "fontsize": 6.5}, "forced": {"color": COLOURS[1], "weight": "bold"},
-                 "answer": {"color": COLOURS[0]}}.get(kind, {})  # fmt: skip
-        figure.text(0.2 / width, 1 - (0.2 + line_height * (number + 0.4)) / height, text, va="center",
-                    parse_math=False, **({"family": "DejaVu Sans Mono", "fontsize": 6.5} | looks))  # fmt: skip
+    lines = [line for example in material.waits for line in text_lines(example)]
+    width, height = TEXT_COLUMNS * CHARACTER + 0.2, LINE * len(lines) + 0.15
+    figure = Figure(figsize=(width, height))
+    looks = {"head": {"color": GREY}, "text": {}, "answer": {"color": COLOURS[0]},
+             "forced": {"color": COLOURS[1], "weight": "bold"}}  # fmt: skip
+    for row, spans in enumerate(lines):
+        column = 0
+        for text, kind in spans:
+            x, y = 0.1 + CHARACTER * column, height - 0.075 - LINE * (row + 0.5)
+            figure.text(x / width, y / height, text, va="center", parse_math=False, family="DejaVu Sans Mono",
+                        fontsize=TEXT_SIZE, **looks[kind])  # fmt: skip
+            column += len(text)
     return figure
 
 
-def _lines(example: WaitExample) -> list[tuple[str, str]]:
-    """(line, kind) for each line of text."""
+Span = tuple[str, str]  # text and kind: head, text, forced, answer
+
+
+def text_lines(example: WaitExample) -> list[list[Span]]:
+    """The example as lines of at most TEXT_COLUMNS characters."""
     verdict = {True: "right", False: "wrong", None: "not graded"}
-    lines = [("question", "head"), *_wrapped(example.question, "text")]
-    phase = None
-    for piece in example.pieces:
-        if piece.phase != phase:
-            lines.append(("thinking (what was forced is bold)" if piece.phase == "thinking" else "answer", "head"))
-            phase = piece.phase
-        kind = "forced" if piece.source == "forced" else "answer" if phase == "answer" else "text"
-        lines += _wrapped(piece.text, kind)
-    where = f"{example.origin['run']}, {example.origin['cell']}, question {example.origin['question_id']}"
-    told = f"without ignored ends {verdict[example.before]}, with them {verdict[example.after]}"
-    return [*lines, (f"{told}; {where}", "head")]
+    origin = f"{example.origin['run']}, {example.origin['cell']}, question {example.origin['question_id']}"
+    told = f"without ignored ends: {verdict[example.before]}; with them: {verdict[example.after]} ({origin})"
+    lines = [[("question", "head")], *_wrapped([(example.question, "text")])]
+    for phase, title, kind in (("thinking", "thinking (forced: bold)", "text"), ("answer", "answer", "answer")):
+        pieces = [piece for piece in example.pieces if piece.phase == phase]
+        spans = [(piece.text, "forced" if piece.source == "forced" else kind) for piece in pieces]
+        lines += [[(title, "head")], *_shortened(_wrapped(spans))]
+    return [*lines, *_wrapped([(told, "head")])]
 
 
-def _wrapped(text: str, kind: str) -> list[tuple[str, str]]:
-    """At most MOST_LINES lines of 92 characters; what is left out in the middle is said."""
-    lines = [part for line in text.strip("\n").splitlines() for part in textwrap.wrap(line, 92) if part.strip()]
-    if len(lines) > MOST_LINES:
-        half = MOST_LINES // 2
-        lines = [*lines[:half], f"[... {len(lines) - 2 * half} lines ...]", *lines[-half:]]
-    return [("".join(c if c.isprintable() else "\ufffd" for c in line), kind) for line in lines]
+def _wrapped(spans: Sequence[Span]) -> list[list[Span]]:
+    """Lines of spans, broken at newlines and where a line is full; blank lines are left out."""
+    lines: list[list[Span]] = [[]]
+    for text, kind in spans:
+        for number, part in enumerate(text.split("\n")):
+            if number:
+                lines.append([])
+            shown = "".join(c if c.isprintable() else "\ufffd" for c in part)
+            while shown:
+                room = TEXT_COLUMNS - sum(len(own) for own, _ in lines[-1])
+                if room == 0:
+                    lines.append([])
+                    continue
+                lines[-1].append((shown[:room], kind))
+                shown = shown[room:]
+    return [line for line in lines if "".join(text for text, _ in line).strip()]
+
+
+def _shortened(lines: list[list[Span]]) -> list[list[Span]]:
+    """Of many lines the first and last, and those around what was forced; how many are left out is said."""
+    forced = [i for i, line in enumerate(lines) if any(kind == "forced" for _, kind in line)]
+    near = [-1, len(lines), *forced]
+    kept = [i for i in range(len(lines)) if min(abs(i - j) for j in near) <= NEAR]
+    shown: list[list[Span]] = []
+    for before, i in zip([-1, *kept], kept, strict=False):
+        if i - before > 1:
+            shown.append([(f"[{i - before - 1} lines]", "head")])
+        shown.append(lines[i])
+    return shown

@@ -25,7 +25,10 @@ class EvalRun:
         """The cell of this budget. Raises UserError where the run has none."""
         for cell in self.cells:
             forced = (cell["max_thinking_tokens"], cell["num_ignore"])
-            if cell.get("method", "budget_forcing") in ("budget_forcing", "unforced") and forced == (max_thinking_tokens, num_ignore):
+            if cell.get("method", "budget_forcing") in ("budget_forcing", "unforced") and forced == (
+                max_thinking_tokens,
+                num_ignore,
+            ):
                 return cell
         known = ", ".join(c["cell"] for c in self.cells)
         raise UserError(f"run {self.path} has no cell max={max_thinking_tokens} ignore={num_ignore}; it has {known}")

@@ -1,7 +1,7 @@
 """A sample whose end of thinking was ignored, as text: what the paper's Figure 3 shows, found in a finished run.
 
-    example = find_example("outputs/eval/tuned-1234abcd", tokenizer=None)
-    write_example(example, "wait.json");  read_example("wait.json")
+example = find_example("outputs/eval/tuned-1234abcd", tokenizer=None)
+write_example(example, "wait.json");  read_example("wait.json")
 """
 
 import json

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,11 @@ from core.types import Question, read_jsonl, write_jsonl
 from eval.figures import FIGURES, FiguresConfig, draw, main, material_of
 from eval.material import Material, load_eval
 from eval.paper import check_drawn, load_paper
+from eval.paper_tables import Table, tables_of
 from eval.plotting import drawn_points, styled
 from eval.run import EvalConfig
 from eval.run import main as eval_main
+from eval.run_figures import text_lines
 from eval.wait_example import Piece, WaitExample, find_example, read_example, write_example
 from inference.scripted_engine import ScriptedEngine
 
@@ -44,8 +47,14 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(inference.engine, "load_engine", lambda model, config: (
-            ScriptedEngine(script, config.max_model_len, len(tiny_tokenizer()), filler=5), tiny_tokenizer()))
+        patch.setattr(
+            inference.engine,
+            "load_engine",
+            lambda model, config: (
+                ScriptedEngine(script, config.max_model_len, len(tiny_tokenizer()), filler=5),
+                tiny_tokenizer(),
+            ),
+        )
         write_jsonl("q.jsonl", [Question.of(f"{i} + {i} = ?", str(2 * i), "integer", "t", "sums") for i in range(6)])
         eval_main(load(EvalConfig, ["name=every", *GRID])).rename("every")
         with open_run("train", FiguresConfig(name="sft")) as run:
@@ -94,8 +103,8 @@ SPOILED = {
     "no samples": (lambda: Path("every/samples.jsonl").unlink(), "run every is not whole: it has no samples.jsonl"),
     "a shard": (lambda: spoil("config.yaml", "num_shards: 1", "num_shards: 8"), "run every is shard 0 of 8"),
     "part of the samples": (
-        lambda: write_jsonl("every/samples.jsonl", list(read_jsonl("every/samples.jsonl"))[1:]),
-        "run every is not whole: samples.jsonl has 11 of the 12 samples of questions max=10",
+        lambda: write_jsonl("every/samples.jsonl", [r for r in read_jsonl("every/samples.jsonl") if r["repeat"] != 1]),
+        "run every is not whole: samples.jsonl has 6 of the 12 samples of questions max=10",
     ),
 }
 
@@ -136,6 +145,39 @@ def test_what_is_drawn_wrong_or_left_out_is_found():
         check_drawn({"figure_7": {"Figure 7 | REBASE | AIME24": [(229085.0, 56.7)]}}, paper, is_all=False)
     with pytest.raises(UserError, match="rows are not drawn, the first: Figure 1 "):
         check_drawn(right, paper, is_all=True)
+
+
+def test_runs_stand_in_the_tables_of_their_benchmarks():
+    cells, _ = load_eval(Path("every"), "every")
+    measures = {"control": [100.0, 90.0, 100.0], "scaling": [1.5, None, None], "performance": None}
+    material = Material(load_paper(), [replace(cell, benchmark="aime24") for cell in cells], labels={"every": "ours"},
+                        measures=[{"run": "every", "method": "budget_forcing", "benchmark": "aime24", **measures}])  # fmt: skip
+    tables = {table.name: table for table in tables_of(material)}
+    (scores,) = [cell.settings for cell in cells if cell.cell == "max=40"]
+    accuracy = f"{scores['accuracy']:.1f} [{scores['low']:.1f}, {scores['high']:.1f}]"
+    assert ("ours, max=40", "", accuracy, "", "") in tables["table_1"].rows
+    assert [row[0] for row in tables["table_4"].rows[-3:]] == ["ours, max=40", "ours, max=40 ignore=1", "ours, max=40 ignore=2"]
+    assert tables["table_3"].rows[-1] == ("ours, budget forcing, AIME24", "100.0 [90.0, 100.0]", "1.5", "", "")
+    assert len(tables["runs"].rows) == len(cells)
+
+
+def test_texts_cannot_break_a_table():
+    table = Table("t", "Title", ("", "a_b"), (("50% | {x} & more", "1,000"),))
+    assert table.latex().splitlines()[3:6] == [r" & a\_b \\", r"\midrule", r"50\% | \{x\} \& more & 1,000 \\"]
+    assert table.markdown().splitlines()[-1] == r"| 50% \| {x} & more | 1,000 |"
+    assert table.csv() == ',a_b\n50% | {x} & more,"1,000"\n'
+
+
+def test_long_thinking_is_shown_around_what_was_forced():
+    pieces = [Piece("thinking", "sampled", "\n".join(f"line {i}" for i in range(40))), Piece("thinking", "forced", "Wait"),
+              Piece("thinking", "sampled", ", " + "x" * 100 + "\n\n\x00"), Piece("answer", "sampled", "5")]  # fmt: skip
+    example = WaitExample("Why?", tuple(pieces), None, True, {"run": "r", "cell": "c", "question_id": "q"})
+    lines = ["".join(text for text, _ in line) for line in text_lines(example)]
+    assert lines[:3] == ["question", "Why?", "thinking (forced: bold)"]
+    assert lines[3:10] == ["line 0", "line 1", "line 2", "[33 lines]", "line 36", "line 37", "line 38"]
+    assert lines[10].startswith("line 39Wait, xx") and len(lines[10]) == 92 and lines[12:15] == ["\ufffd", "answer", "5"]
+    assert lines[15] == "without ignored ends: not graded; with them: right (r, c, question q)"
+    assert ("Wait", "forced") in text_lines(example)[10]
 
 
 def test_a_recorded_example_comes_back_the_same():
@@ -188,8 +230,9 @@ def test_no_label_lies_over_another(name):
     with styled():
         figure = FIGURES[name](Material(paper=load_paper()))
         figure.canvas.draw()
-    texts = [text for axes in figure.axes for text in (*axes.texts, axes.title, *axes.get_xticklabels(),
-             *axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label)]  # fmt: skip
+    texts = [text for axes in figure.axes for text in (*axes.texts, axes.title, axes.xaxis.label, axes.yaxis.label)]
+    texts += [tick.label1 for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for tick in axis.get_major_ticks()
+              if axis.get_view_interval()[0] <= tick.get_loc() <= axis.get_view_interval()[1]]  # fmt: skip
     boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_visible() and text.get_text()]
     over = [(a, b) for (a, box_a), (b, box_b) in itertools.combinations(boxes, 2)
             if box_a.shrunk(0.9, 0.7).overlaps(box_b.shrunk(0.9, 0.7))]  # fmt: skip
@@ -241,7 +284,8 @@ def test_the_command_needs_no_torch_and_writes_vector_figures(tmp_path):
         "heavy = {'torch', 'vllm', 'transformers'} & sys.modules.keys()\n"
         "sys.exit(f'imports {heavy}' if heavy else 0)"
     )
-    command = [sys.executable, "-c", code, PAPER_YAML, "check=true"]
+    example = f"wait_example={ROOT / 'results/demo/wait_example.json'}"
+    command = [sys.executable, "-c", code, PAPER_YAML, example, "check=true"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     assert "check: 168 values of 72 lines, read back from the axes, are those of paper" in done.stderr
