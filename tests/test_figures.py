@@ -150,13 +150,18 @@ def test_what_is_drawn_wrong_or_left_out_is_found():
 def test_runs_stand_in_the_tables_of_their_benchmarks():
     cells, _ = load_eval(Path("every"), "every")
     measures = {"control": [100.0, 90.0, 100.0], "scaling": [1.5, None, None], "performance": None}
-    material = Material(load_paper(), [replace(cell, benchmark="aime24") for cell in cells], labels={"every": "ours"},
-                        measures=[{"run": "every", "method": "budget_forcing", "benchmark": "aime24", **measures}])  # fmt: skip
+    measures |= {"run": "every", "method": "budget_forcing", "benchmark": "aime24"}
+    cells = [replace(cell, benchmark="aime24") for cell in cells]
+    material = Material(load_paper(), cells, measures=[measures], labels={"every": "ours"})
     tables = {table.name: table for table in tables_of(material)}
     (scores,) = [cell.settings for cell in cells if cell.cell == "max=40"]
     accuracy = f"{scores['accuracy']:.1f} [{scores['low']:.1f}, {scores['high']:.1f}]"
     assert ("ours, max=40", "", accuracy, "", "") in tables["table_1"].rows
-    assert [row[0] for row in tables["table_4"].rows[-3:]] == ["ours, max=40", "ours, max=40 ignore=1", "ours, max=40 ignore=2"]
+    assert [row[0] for row in tables["table_4"].rows[-3:]] == [
+        "ours, max=40",
+        "ours, max=40 ignore=1",
+        "ours, max=40 ignore=2",
+    ]
     assert tables["table_3"].rows[-1] == ("ours, budget forcing, AIME24", "100.0 [90.0, 100.0]", "1.5", "", "")
     assert len(tables["runs"].rows) == len(cells)
 
@@ -169,13 +174,16 @@ def test_texts_cannot_break_a_table():
 
 
 def test_long_thinking_is_shown_around_what_was_forced():
-    pieces = [Piece("thinking", "sampled", "\n".join(f"line {i}" for i in range(40))), Piece("thinking", "forced", "Wait"),
-              Piece("thinking", "sampled", ", " + "x" * 100 + "\n\n\x00"), Piece("answer", "sampled", "5")]  # fmt: skip
-    example = WaitExample("Why?", tuple(pieces), None, True, {"run": "r", "cell": "c", "question_id": "q"})
+    thinking = "\n".join(f"line {i}" for i in range(40)), "Wait", ", " + "x" * 100 + "\n\n\x00"
+    sources = ("sampled", "forced", "sampled")
+    pieces = [Piece("thinking", source, text) for source, text in zip(sources, thinking, strict=True)]
+    example = WaitExample("Why?", (*pieces, Piece("answer", "sampled", "5")), None, True, {"run": "r", "cell": "c", "question_id": "q"})
     lines = ["".join(text for text, _ in line) for line in text_lines(example)]
     assert lines[:3] == ["question", "Why?", "thinking (forced: bold)"]
     assert lines[3:10] == ["line 0", "line 1", "line 2", "[33 lines]", "line 36", "line 37", "line 38"]
-    assert lines[10].startswith("line 39Wait, xx") and len(lines[10]) == 92 and lines[12:15] == ["\ufffd", "answer", "5"]
+    assert (
+        lines[10].startswith("line 39Wait, xx") and len(lines[10]) == 92 and lines[12:15] == ["\ufffd", "answer", "5"]
+    )
     assert lines[15] == "without ignored ends: not graded; with them: right (r, c, question q)"
     assert ("Wait", "forced") in text_lines(example)[10]
 
@@ -231,8 +239,9 @@ def test_no_label_lies_over_another(name):
         figure = FIGURES[name](Material(paper=load_paper()))
         figure.canvas.draw()
     texts = [text for axes in figure.axes for text in (*axes.texts, axes.title, axes.xaxis.label, axes.yaxis.label)]
-    texts += [tick.label1 for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for tick in axis.get_major_ticks()
-              if axis.get_view_interval()[0] <= tick.get_loc() <= axis.get_view_interval()[1]]  # fmt: skip
+    for axis in [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]:
+        low, high = sorted(axis.get_view_interval())
+        texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
     boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_visible() and text.get_text()]
     over = [(a, b) for (a, box_a), (b, box_b) in itertools.combinations(boxes, 2)
             if box_a.shrunk(0.9, 0.7).overlaps(box_b.shrunk(0.9, 0.7))]  # fmt: skip
