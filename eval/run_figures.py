@@ -214,7 +214,7 @@ def text_lines(example: WaitExample) -> list[list[Span]]:
     """The example as lines of at most TEXT_COLUMNS characters."""
     verdict = {True: "right", False: "wrong", None: "not graded"}
     origin = f"{example.origin['run']}, {example.origin['cell']}, question {example.origin['question_id']}"
-    told = f"without ignored ends: {verdict[example.before]}; with them: {verdict[example.after]} ({origin})"
+    told = f"without ignored ends: {verdict[example.before]}; with them: {verdict[example.after]}\n{origin}"
     lines = [[("question", "head")], *_wrapped([(example.question, "text")])]
     for phase, title, kind in (("thinking", "thinking (forced: bold)", "text"), ("answer", "answer", "answer")):
         pieces = [piece for piece in example.pieces if piece.phase == phase]

@@ -184,7 +184,7 @@ def test_long_thinking_is_shown_around_what_was_forced():
     assert (
         lines[10].startswith("line 39Wait, xx") and len(lines[10]) == 92 and lines[12:15] == ["\ufffd", "answer", "5"]
     )
-    assert lines[15] == "without ignored ends: not graded; with them: right (r, c, question q)"
+    assert lines[15:] == ["without ignored ends: not graded; with them: right", "r, c, question q"]
     assert ("Wait", "forced") in text_lines(example)[10]
 
 
