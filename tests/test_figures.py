@@ -177,7 +177,8 @@ def test_long_thinking_is_shown_around_what_was_forced():
     thinking = "\n".join(f"line {i}" for i in range(40)), "Wait", ", " + "x" * 100 + "\n\n\x00"
     sources = ("sampled", "forced", "sampled")
     pieces = [Piece("thinking", source, text) for source, text in zip(sources, thinking, strict=True)]
-    example = WaitExample("Why?", (*pieces, Piece("answer", "sampled", "5")), None, True, {"run": "r", "cell": "c", "question_id": "q"})
+    pieces.append(Piece("answer", "sampled", "5"))
+    example = WaitExample("Why?", tuple(pieces), None, True, {"run": "r", "cell": "c", "question_id": "q"})
     lines = ["".join(text for text, _ in line) for line in text_lines(example)]
     assert lines[:3] == ["question", "Why?", "thinking (forced: bold)"]
     assert lines[3:10] == ["line 0", "line 1", "line 2", "[33 lines]", "line 36", "line 37", "line 38"]
