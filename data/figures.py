@@ -7,57 +7,24 @@ from statistics import mean
 from typing import Any
 
 from core.types import Trace
+from eval import plotting
+from eval.data_figures import KEPT, draw_funnels
+from eval.plotting import styled
 
-KEPT, DROPPED, INK = "#0072B2", "#D9D9D9", "#333333"  # blue of Okabe and Ito's colour-blind-safe palette, greys
-MAX_REASONS = 3  # named in the funnel, the most frequent ones
 ROWS_PER_COLUMN = 32
 
 
 def save(folder: Path, steps: Sequence[Mapping[str, Any]], traces: Sequence[Trace]) -> None:
     """funnel.png, funnel.pdf, domains.png and domains.pdf; the same bytes each time."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    style = {"font.size": 9, "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False,
-             "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}  # fmt: skip
-    with plt.rc_context(style):
+    with styled():
         for name, figure in (("funnel", funnel_figure(steps)), ("domains", domains_figure(traces))):
             if figure is not None:
-                figure.savefig(folder / f"{name}.png", dpi=200)
-                figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-                plt.close(figure)
+                plotting.save(figure, folder, name)
 
 
 def funnel_figure(steps: Sequence[Mapping[str, Any]]):
-    """A bar a step: what it left in blue, what it dropped in grey, with the most frequent reasons. None: no steps."""
-    import matplotlib.pyplot as plt
-
-    if not steps:
-        return None
-    figure, axes = plt.subplots(figsize=(8.0, 0.62 * len(steps) + 1.3), layout="constrained")
-    labels = ["pool", *(step["step"] for step in steps)]
-    left = [steps[0]["in"], *(step["out"] for step in steps)]
-    dropped = [0, *(step["in"] - step["out"] for step in steps)]
-    axes.barh(labels, left, color=KEPT, height=0.62)
-    axes.barh(labels, dropped, left=left, color=DROPPED, height=0.62)
-    for row, (kept, gone) in enumerate(zip(left, dropped, strict=True)):
-        note = f"{kept:,}" if row == 0 else f"{kept:,} left, {gone:,} dropped"
-        reasons = list(steps[row - 1]["reasons"].items()) if row else []
-        if len(reasons) == 1:
-            note += f": {reasons[0][0]}"
-        elif reasons:
-            shown = ", ".join(f"{reason} {count:,}" for reason, count in reasons[:MAX_REASONS])
-            note += f"\n{shown}{', ...' * (len(reasons) > MAX_REASONS)}"
-        axes.annotate(note, (kept + gone, row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=7.5)
-    axes.invert_yaxis()
-    axes.set_xlim(0, left[0] * 1.75)  # room for the notes
-    axes.set_xticks([])
-    axes.spines["bottom"].set_visible(False)
-    axes.tick_params(left=False)
-    axes.set_title("questions left after each step (blue), dropped by it (grey)", fontsize=9.5, loc="left")
-    return figure
+    """A bar a step (eval/data_figures.py). None: no steps."""
+    return draw_funnels({"": ("funnel", steps)}) if steps else None
 
 
 def domains_figure(traces: Sequence[Trace]):

@@ -2,11 +2,8 @@
 
 from typing import Any
 
+from eval.plotting import COLOURS, MARKERS
 from eval.samples import Row
-
-# Okabe and Ito's colour-blind-safe palette; with a shape for each, so that nothing hangs on colour alone
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX*<>"
 
 INTRODUCTION = """Intervals are 95%: of an accuracy clustered by question, of a difference from a paired bootstrap over
 questions. Each is for one comparison; of twenty without any true difference, one is expected to exclude zero."""

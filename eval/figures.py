@@ -1,92 +1,182 @@
-"""Draws test-time scaling curves from finished eval runs, and writes the numbers beside them.
+"""Draws the paper's figures and tables from its numbers, and finished runs over them, beside them or alone.
 
+    python -m eval.figures configs/figures/paper.yaml                     # everything the paper's numbers give
+    python -m eval.figures configs/figures/paper.yaml check=true          # and checks what is drawn
+    python -m eval.figures configs/figures/paper.yaml "runs=[outputs/eval/s1-32b-1234abcd]"   # a run laid over it
+    python -m eval.figures name=own "runs=[outputs/eval/a-1234abcd,outputs/train/b-5678abcd]" # runs alone
     python -m eval.figures configs/demo/figures.yaml tuned=outputs/eval/... "baselines=[outputs/eval/...]"
 
-Writes scaling.png, scaling.pdf, scaling.csv, summary.md and summary.json.
+Runs of eval.run, data.filter and train.sft go into the figures that have a place for them. Writes each figure as .pdf
+and .png, drawn.csv (every point, read back from the axes), figures.md, tables.md, and tables/ as .md, .tex and .csv.
+With `tuned`, also the demo's page: scaling.png, .pdf and .csv, summary.md, summary.json. Needs no torch.
 """
 
 import csv
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from core.config import option, run_entry
+from core.config import UserError, option, run_entry
 from core.log import say
-from core.runs import open_run
-from eval.summary import EvalRun, Point, budget_points, curve, load_run, steps_of, summarise, to_markdown
+from core.runs import Run, open_run
+from eval.compare import CellName, cells_named, named_runs
+from eval.data_figures import figure_2_domains, funnel, trace_lengths
+from eval.material import Material, add_run, check_run
+from eval.paper import FOLDER, check_drawn, load_paper
+from eval.paper_figures import figure_1, figure_2_examples, figure_4, figure_6, figure_7, scaling_figure
+from eval.paper_tables import tables_of, write_tables
+from eval.plotting import WAIT, Curve, drawn_points, save, styled
+from eval.run_figures import accuracy_by_difficulty, figure_3, flips_per_wait, matched_tokens, training_curves
+from eval.summary import EvalRun, Point, curve, load_run, steps_of, summarise, to_markdown
+from eval.wait_example import find_example, read_example
 
-# Okabe and Ito's colour-blind-safe palette; the first is the model of interest
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+Points = dict[str, list[tuple[float, float]]]
+FIGURES: dict[str, Callable[[Material], Any]] = {
+    function.__name__: function
+    for function in (
+        figure_1, figure_2_domains, figure_2_examples, figure_3, figure_4, figure_6, figure_7, trace_lengths, funnel,
+        matched_tokens, flips_per_wait, accuracy_by_difficulty, training_curves,
+    )
+}  # fmt: skip
 
 
 @dataclass
 class FiguresConfig:
     name: str = option(help="run name; the folder is outputs/figures/<name>-<digest>")
-    tuned: str = option(help="finished eval run of the model of interest")
+    paper: bool = option(False, help="draw the paper's numbers (results/paper), under those of the runs")
+    runs: list[str] = option([], help="finished runs of eval.run, data.filter or train.sft")
+    figures: list[str] = option([], help="names of those to draw; none: all that there is something for")
+    labels: dict[str, str] = option({}, help="run name: label in the figures")
+    difficulty: CellName | None = option(
+        None, help="{run, cell}: accuracy by difficulty, which is the scores in this cell; of another seed at best"
+    )
+    wait_example: str | None = option(None, help="Figure 3: a recorded sample, or a finished run that ignored ends")
+    tokenizer: str | None = option(None, help="for Figure 3 from a run; null: that of the run's model")
+    check: bool = option(False, help="compare what is drawn, read back from the axes, with results/paper")
+    tuned: str | None = option(None, help="finished eval run of the model of interest: writes the demo's page about it")
     baselines: list[str] = option([], help="finished eval runs to set beside it")
-    benchmark: str | None = option(None, help="which one, where the runs have several")
+    benchmark: str | None = option(None, help="which one, where these runs have several")
     domains: list[str] = option([], help="families the headline is about, named beforehand (none: all)")
-    from_budget: int = option(help="the small budget of the gain")
-    to_budget: int = option(help="the budget called best, fixed on other questions beforehand")
-    labels: dict[str, str] = option({}, help="run name: label in the figure")
-    title: str = option("", help="of the figure")
+    from_budget: int | None = option(None, help="the small budget of the gain")
+    to_budget: int | None = option(None, help="the budget called best, fixed on other questions beforehand")
+    title: str = option("", help="of the demo's figure")
     records: list[str] = option([], help="runs of all steps, for the table of seconds")
 
 
-def scaling_figure(runs: list[EvalRun], config: FiguresConfig):
-    """Accuracy against mean thinking tokens, a line a run, 95% bars; ignored ends are hollow, joined by dots."""
-    import matplotlib
+def check_config(config: FiguresConfig) -> None:
+    """Raises UserError for keys that do not fit together."""
+    if not (config.paper or config.runs or config.tuned or config.wait_example):
+        raise UserError("nothing to draw: give paper=true, runs=[...] or tuned=...")
+    unknown = [name for name in config.figures if name not in FIGURES]
+    if unknown:
+        raise UserError(f"figures: {unknown[0]!r} is unknown; known are {', '.join(FIGURES)}")
+    if config.check and not config.paper:
+        raise UserError("check=true compares the paper's figures with its numbers: it needs paper=true")
+    if config.tuned and None in (config.from_budget, config.to_budget):
+        raise UserError("tuned=... needs from_budget and to_budget: between which the gain is told")
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    plt.rcParams.update({"font.size": 9, "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False})
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    for run, colour in zip(runs, COLOURS, strict=False):
+def material_of(config: FiguresConfig) -> Material:
+    """Everything to draw from. Raises UserError for what cannot be read or is not whole."""
+    material = Material(paper=load_paper() if config.paper else [], labels=config.labels)
+    paths = named_runs([str(check_run(path)) for path in config.runs]) if config.runs else {}
+    for name, path in paths.items():
+        add_run(material, path, name)
+    if config.difficulty is not None:
+        evals = {name: path for name, path in paths.items() if name in material.runs()}
+        material.difficulty = next(iter(cells_named(config.difficulty, material.cells, evals, "difficulty").values()))
+    if config.wait_example is not None:
+        material.waits = _waits(config.wait_example, config.tokenizer)
+    return material
+
+
+def _waits(source: str, tokenizer: str | None):
+    if not Path(source).is_dir():
+        return [read_example(source)]
+    example = find_example(check_run(source), tokenizer)
+    if example is None:
+        raise UserError(f"wait_example: run {source} ignored no end of thinking")
+    return [example]
+
+
+def draw(material: Material, names: Sequence[str]) -> dict[str, Any]:
+    """{name: figure}. Call it where `styled` holds. Raises UserError for one that is asked for and has no data."""
+    figures = {name: FIGURES[name](material) for name in names or FIGURES}
+    without = [name for name, figure in figures.items() if figure is None]
+    if names and without:
+        raise UserError(f"figures: there is nothing to draw {without[0]} from")
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def main(config: FiguresConfig) -> Path:
+    check_config(config)
+    named = {"paper": str(FOLDER) if config.paper else None, "wait_example": config.wait_example, "tuned": config.tuned}
+    listed = {"run": config.runs, "baseline": config.baselines}
+    numbered = {f"{key} {i}": path for key, paths in listed.items() for i, path in enumerate(paths)}
+    for path in (*config.runs, *config.baselines, *([config.tuned] if config.tuned else [])):
+        check_run(path)
+    with open_run("figures", config, named | numbered) as run, styled():
+        if run.is_done:
+            return run.path
+        headline = write_page(run, config) if config.tuned else {}
+        material = material_of(config)
+        points = {}
+        for name, figure in draw(material, config.figures).items():
+            points[name] = drawn_points(figure)
+            save(figure, run.path, name)
+        if points:
+            headline["figures"] = list(points)
+            _write_drawn(run.path, points)
+            write_tables(run.path, tables_of(material))
+            say(f"{len(points)} figures: {', '.join(points)}")
+        if config.check:
+            lines, values = check_drawn(points, material.paper, is_all=not config.figures)
+            say(f"check: {values} values of {lines} lines, read back from the axes, are those of {FOLDER.name}")
+            headline["checked"] = values
+        run.finish(**headline)
+    return run.path
+
+
+def _write_drawn(folder: Path, drawn: Mapping[str, Points]) -> None:
+    """drawn.csv and figures.md."""
+    with open(folder / "drawn.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["figure", "line", "x", "y"])
+        for name, lines in drawn.items():
+            writer.writerows([name, line, *point] for line, points in lines.items() for point in points)
+    sections = [f"## {name}\n\n![{name}]({name}.png)\n" for name in drawn]
+    (folder / "figures.md").write_text("# Figures\n\n" + "\n".join(sections), encoding="utf-8")
+
+
+def write_page(run: Run, config: FiguresConfig) -> dict[str, Any]:
+    """The demo's page about one model: gain, Control, Scaling, Performance, flips, its curve. Returns the headline."""
+    paths = (config.tuned, *config.baselines)
+    tuned, *baselines = runs = [load_run(path, config.benchmark) for path in paths]
+    summary = summarise(tuned, baselines, config.domains, config.from_budget, config.to_budget)
+    summary["steps"] = steps_of(config.records)
+    save(page_figure(runs, config), run.path, "scaling")
+    write_csv(run.path / "scaling.csv", runs, config.domains)
+    (run.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (run.path / "summary.md").write_text(to_markdown(summary, "scaling.png"))
+    gain = summary["gain"]
+    say(f"gain {gain['difference']:.1f} points [{gain['low']:.1f}, {gain['high']:.1f}] | control "
+        f"{summary['control']:.0f}% | scaling {summary['scaling_points_per_doubling']:.1f} | performance "
+        f"{summary['performance']:.1f}%")  # fmt: skip
+    return {"gain": gain, "control": summary["control"], "scaling": summary["scaling_points_per_doubling"],
+            "performance": summary["performance"]}  # fmt: skip
+
+
+def page_figure(runs: Sequence[EvalRun], config: FiguresConfig):
+    """The scaling figure over the questions of `domains`, a line a run."""
+    curves = []
+    for run in runs:
         points = curve(run, config.domains)
-        _draw_curve(axes, points, config.labels.get(run.name, run.name), colour)
-    axes.set_xscale("symlog", base=2, linthresh=8, linscale=0.6)
-    ticks = [0, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]
-    longest = max(p.thinking_tokens for run in runs for p in curve(run, config.domains))
-    axes.set_xticks([t for t in ticks if t <= longest * 1.3], minor=False)
-    axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.set_xlim(left=-0.8)
-    axes.set_ylim(0, 100)
-    axes.set_xlabel("mean thinking tokens (log scale)")
-    axes.set_ylabel("accuracy (%)")
-    axes.set_title(config.title, fontsize=9.5)
-    axes.grid(axis="y", color="0.9", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.legend(frameon=False, loc="upper left")
-    return figure
-
-
-def _draw_curve(axes, points: list[Point], label: str, colour: str) -> None:
-    line = sorted(budget_points(points), key=lambda p: p.thinking_tokens)
-    others = [p for p in points if p not in line]
-    if line:
-        axes.errorbar(
-            *_coordinates(line), color=colour, marker="o", markersize=4.5, linewidth=1.6, capsize=2.5, label=label
-        )
-    for p in others:
-        xs, ys, bars = _coordinates([p])
-        own = {"label": label} if not line else {}
-        axes.errorbar(xs, ys, bars, color=colour, marker="s", markersize=5, markerfacecolor="white", capsize=2.5, **own)
-        if p.num_ignore:
-            axes.annotate(
-                f"Wait\nx{p.num_ignore}", (xs[0], p.high), xytext=(0, 3), textcoords="offset points", color=colour,
-                fontsize=7.5, ha="center", linespacing=0.95,
-            )  # fmt: skip
-            start = next((q for q in line if q.max_thinking_tokens == p.max_thinking_tokens), None)
-            if start is not None:
-                ends = [start.thinking_tokens, p.thinking_tokens], [start.accuracy, p.accuracy]
-                axes.plot(*ends, color=colour, linestyle=":", linewidth=1.2)
-
-
-def _coordinates(points: list[Point]):
-    """x, y and the asymmetric error bars of points."""
-    xs, ys = [p.thinking_tokens for p in points], [p.accuracy for p in points]
-    return xs, ys, [[p.accuracy - p.low for p in points], [p.high - p.accuracy for p in points]]
+        xs, ys, lows, highs = zip(*((p.thinking_tokens, p.accuracy, p.low, p.high) for p in points), strict=True)
+        notes = tuple(f"{WAIT}{p.num_ignore}x" if p.num_ignore else str(p.max_thinking_tokens) for p in points)
+        curves.append(Curve(run.name, config.labels.get(run.name, run.name), "page", xs, ys, lows, highs, notes))
+    return scaling_figure(curves, ["page"], config.title)
 
 
 def write_csv(path: Path, runs: list[EvalRun], domains: list[str]) -> None:
@@ -96,29 +186,6 @@ def write_csv(path: Path, runs: list[EvalRun], domains: list[str]) -> None:
         writer.writerow(["run", *(f.name for f in fields(Point))])
         for run in runs:
             writer.writerows([run.name, *vars(point).values()] for point in curve(run, domains))
-
-
-def main(config: FiguresConfig) -> Path:
-    inputs = {"tuned": config.tuned, **{f"baseline {i}": path for i, path in enumerate(config.baselines)}}
-    with open_run("figures", config, inputs) as run:
-        if run.is_done:
-            return run.path
-        tuned, *baselines = runs = [load_run(p, config.benchmark) for p in (config.tuned, *config.baselines)]
-        summary = summarise(tuned, baselines, config.domains, config.from_budget, config.to_budget)
-        summary["steps"] = steps_of(config.records)
-        figure = scaling_figure(runs, config)
-        figure.savefig(run.path / "scaling.png", dpi=200)
-        figure.savefig(run.path / "scaling.pdf")
-        write_csv(run.path / "scaling.csv", runs, config.domains)
-        (run.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        (run.path / "summary.md").write_text(to_markdown(summary, "scaling.png"))
-        gain = summary["gain"]
-        say(f"gain {gain['difference']:.1f} points [{gain['low']:.1f}, {gain['high']:.1f}] | control "
-            f"{summary['control']:.0f}% | scaling {summary['scaling_points_per_doubling']:.1f} | performance "
-            f"{summary['performance']:.1f}%")  # fmt: skip
-        run.finish(gain=gain, control=summary["control"], scaling=summary["scaling_points_per_doubling"],
-                   performance=summary["performance"])  # fmt: skip
-    return run.path
 
 
 if __name__ == "__main__":

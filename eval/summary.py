@@ -26,7 +26,10 @@ class EvalRun:
         """The cell of this budget. Raises UserError where the run has none."""
         for cell in self.cells:
             forced = (cell["max_thinking_tokens"], cell["num_ignore"])
-            if cell["method"] in ("budget_forcing", "unforced") and forced == (max_thinking_tokens, num_ignore):
+            if cell.get("method", "budget_forcing") in ("budget_forcing", "unforced") and forced == (
+                max_thinking_tokens,
+                num_ignore,
+            ):
                 return cell
         known = ", ".join(c["cell"] for c in self.cells)
         raise UserError(f"run {self.path} has no cell max={max_thinking_tokens} ignore={num_ignore}; it has {known}")
@@ -64,18 +67,23 @@ def load_run(path: str | Path, benchmark: str | None = None) -> EvalRun:
     """
     path = finished(path)
     cells = json.loads((path / "scores.json").read_text())["cells"]
-    known = list(dict.fromkeys(cell["benchmark"] for cell in cells))
+    known = list(dict.fromkeys(_benchmark_of(cell) for cell in cells))
     if benchmark is None and len(known) > 1:
         raise UserError(f"run {path} has the benchmarks {', '.join(known)}; name one with benchmark=...")
     benchmark = benchmark or known[0]
     if benchmark not in known:
         raise UserError(f"run {path} has no benchmark {benchmark!r}, but {', '.join(known)}")
-    cells = [cell for cell in cells if cell["benchmark"] == benchmark]
+    cells = [cell for cell in cells if _benchmark_of(cell) == benchmark]
     rows: dict[str, list[Row]] = {cell["cell"]: [] for cell in cells}
     for row in read_jsonl(path / "samples.jsonl"):
-        if row["benchmark"] == benchmark and row["cell"] in rows:
+        if _benchmark_of(row) == benchmark and row["cell"] in rows:
             rows[row["cell"]].append(row)
     return EvalRun(path, read_record(path)["name"], cells, rows)
+
+
+def _benchmark_of(entry: dict[str, Any]) -> str:
+    """Older runs do not name theirs."""
+    return entry.get("benchmark", "questions")
 
 
 def curve(run: EvalRun, domains: list[str]) -> list[Point]:

@@ -1,17 +1,19 @@
-"""The paper's Tables 2, 3, 11, 12 and 13, recomputed from their points (tests/assets/paper_points.json)."""
+"""The paper's Tables 2, 3, 11, 12 and 13, recomputed from their points (results/paper)."""
 
-import json
 import math
-from pathlib import Path
 from statistics import NormalDist
 
 import pytest
 
 from eval.metrics import control, paired_difference, performance, scaling
+from eval.paper import NUM_QUESTIONS, load_paper, select
 
-PAPER = json.loads((Path(__file__).parent / "assets" / "paper_points.json").read_text())
-NUM_QUESTIONS = PAPER["num_questions"]
+PAPER = load_paper()
 TOKENS_A_STEP = 100  # what Control allows a step that was asked for
+
+
+def column(element, y_name, **values):
+    return [point.y for point in select(PAPER, element, y_name=y_name, **values)]
 
 
 def exact(accuracies, benchmark="AIME24"):
@@ -22,37 +24,54 @@ def exact(accuracies, benchmark="AIME24"):
     return percents
 
 
-def curve(points):
-    return points["thinking_tokens"], exact(points["accuracies"])
+def asked_for(element, forced):
+    """Mean thinking tokens, exact accuracies, and what was asked for, of Table 11 or 12."""
+    rows = {"series": f"{'with' if forced else 'without'} budget forcing"}
+    asked = [point.x for point in select(PAPER, element, y_name="accuracy_percent", **rows)]
+    return column(element, "thinking_tokens", **rows), exact(column(element, "accuracy_percent", **rows)), asked
+
+
+def tokens_conditional(forced):
+    return asked_for("Table 11", forced)
+
+
+def steps_conditional(forced):
+    tokens, accuracies, steps = asked_for("Table 12", forced)
+    return tokens, accuracies, [TOKENS_A_STEP * n for n in steps]
 
 
 def class_conditional(benchmark):
-    points = PAPER["table_13"][benchmark]
-    (short, short_tokens), (long, long_tokens), (_, default_tokens) = (points[k] for k in ("short", "long", "default"))
+    accuracies = column("Table 13", "accuracy_percent", benchmark=benchmark)
+    short_tokens, long_tokens, default_tokens = column("Table 13", "thinking_tokens", benchmark=benchmark)
     limits = [(None, default_tokens), (default_tokens, None)]
-    return [short_tokens, long_tokens], exact([short, long], benchmark), limits
+    return [short_tokens, long_tokens], exact(accuracies, benchmark)[:2], limits
 
 
-TOKEN_LIMITS = PAPER["table_11"]["asked_tokens"]
-STEP_LIMITS = [TOKENS_A_STEP * steps for steps in PAPER["table_12"]["asked_steps"]]
-FIGURE_1, FIGURE_6 = PAPER["figure_1_aime24"], PAPER["figure_6"]
+def drawn(element):
+    """A curve of AIME24, and its limits: the numbers among its settings."""
+    points = select(PAPER, element, y_name="accuracy_percent", benchmark="AIME24")
+    limits = [float(p.setting) if p.setting.isdigit() else None for p in points]
+    return [p.x for p in points], exact([p.y for p in points]), limits
 
-# method: (mean thinking tokens, accuracies, limits), and its scaling to one decimal by our formula
+
 METHODS = {
-    "budget forcing": ((*curve(FIGURE_1), FIGURE_1["limits"]), 14.8),
-    "token-conditional": ((*curve(PAPER["table_11"]["plain"]), TOKEN_LIMITS), -23.8),
-    "token-conditional + forcing": ((*curve(PAPER["table_11"]["forced"]), TOKEN_LIMITS), 13.2),
-    "step-conditional": ((*curve(PAPER["table_12"]["plain"]), STEP_LIMITS), 2.9),
-    "step-conditional + forcing": ((*curve(PAPER["table_12"]["forced"]), STEP_LIMITS), 6.4),
-    "class-conditional": (class_conditional("AIME24"), 25.2),
-    "rejection sampling": ((*curve(FIGURE_6), FIGURE_6["limits"]), -35.5),
+    "budget forcing": drawn("Figure 1"),
+    "token-conditional": tokens_conditional(forced=False),
+    "token-conditional + forcing": tokens_conditional(forced=True),
+    "step-conditional": steps_conditional(forced=False),
+    "step-conditional + forcing": steps_conditional(forced=True),
+    "class-conditional": class_conditional("AIME24"),
+    "rejection sampling": drawn("Figure 6"),
 }
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_table_3(method):
-    (tokens, accuracies, limits), precise = METHODS[method]
-    want_control, want_scaling, want_performance = PAPER["table_3"][method]
+    tokens, accuracies, limits = METHODS[method]
+    (want_control,) = column("Table 3", "control_percent", series=method)
+    (want_performance,) = column("Table 3", "performance_percent", series=method)
+    (want_scaling,) = column("Table 3", "scaling_points_per_doubling", series=method, how="published")
+    (precise,) = column("Table 3", "scaling_points_per_doubling", series=method, how="recomputed")
     # the paper's scaling of rejection sampling leaves out the 3500 run, whose 40.0 is nonetheless its performance
     start = 1 if method == "rejection sampling" else 0
     slope = scaling(tokens[start:], accuracies[start:])
@@ -63,19 +82,21 @@ def test_table_3(method):
 
 
 def test_table_11_a_limit_is_kept_where_it_is_forced():
-    kept = {way: [t <= limit for t, limit in zip(PAPER["table_11"][way]["thinking_tokens"], TOKEN_LIMITS, strict=True)]
-            for way in ("plain", "forced")}  # fmt: skip
-    assert kept == {"plain": [False, False, False, True, True], "forced": [True] * 5}
+    kept = {}
+    for forced in (False, True):
+        tokens, _, limits = tokens_conditional(forced)
+        kept[forced] = [t <= limit for t, limit in zip(tokens, limits, strict=True)]
+    assert kept == {False: [False, False, False, True, True], True: [True] * 5}
     slope = scaling([7158, 7108], exact([30.0, 33.3]))  # the pair that makes the mean: 0.7% apart in length
     assert slope == pytest.approx(-329, abs=1)
 
 
 def test_table_12_control_counts_100_tokens_a_step_and_not_steps():
-    asked = PAPER["table_12"]["asked_steps"]
-    for way, by_steps, by_tokens in (("plain", 40, 60), ("forced", 100, 100)):
-        points = PAPER["table_12"][way]
-        assert control(points["steps"], asked) == by_steps
-        assert control(points["thinking_tokens"], STEP_LIMITS) == by_tokens  # what Table 3 says
+    for forced, by_steps, by_tokens in ((False, 40, 60), (True, 100, 100)):
+        steps = column("Table 12", "steps", series=f"{'with' if forced else 'without'} budget forcing")
+        tokens, _, limits = steps_conditional(forced)
+        assert control(steps, [limit / TOKENS_A_STEP for limit in limits]) == by_steps
+        assert control(tokens, limits) == by_tokens  # what Table 3 says
 
 
 def test_table_13_short_is_shorter_on_math500_alone():
@@ -85,12 +106,21 @@ def test_table_13_short_is_shorter_on_math500_alone():
 
 
 def test_other_readings_of_scaling_do_not_reproduce_table_3():
-    tokens, accuracies, _ = METHODS["rejection sampling"][0]
+    tokens, accuracies, _ = METHODS["rejection sampling"]
     assert scaling(tokens, accuracies) == pytest.approx(-28.6, abs=0.1)
     with_default = scaling([8033, 9651, 6109], exact([30.0, 36.7, 50.0]))
     assert with_default == pytest.approx(-15.2, abs=0.1)
-    points = PAPER["table_11"]["plain"]
-    assert scaling(points["thinking_tokens"], points["accuracies"]) == pytest.approx(-23.4, abs=0.1)  # rounded ones
+    rounded = column("Table 11", "accuracy_percent", series="without budget forcing")
+    assert scaling(METHODS["token-conditional"][0], rounded) == pytest.approx(-23.4, abs=0.1)
+
+
+DATA = ["1K-random", "1K-diverse", "1K-longest", "59K-full"]
+
+
+def table_2(data, benchmark):
+    """(accuracy, low, high): the interval is of the difference to s1K."""
+    accuracy, difference = select(PAPER, "Table 2", series=data, benchmark=benchmark)
+    return accuracy.y, difference.low, difference.high
 
 
 def nearest_wins_and_losses(n, right_a, right_b, low, high):
@@ -115,11 +145,11 @@ def bootstrap_of(n, wins, losses):
 
 
 @pytest.mark.parametrize("benchmark", NUM_QUESTIONS)
-@pytest.mark.parametrize("data", PAPER["table_2"]["differences"])
+@pytest.mark.parametrize("data", DATA)
 def test_table_2_every_interval_is_one_of_our_bootstraps(data, benchmark):
-    accuracy, low, high = PAPER["table_2"]["differences"][data][benchmark]
+    accuracy, low, high = table_2(data, benchmark)
     n = NUM_QUESTIONS[benchmark]
-    percents = exact([accuracy, PAPER["table_2"]["s1K"][benchmark]], benchmark)
+    percents = exact([accuracy, *column("Table 2", "accuracy_percent", series="s1K", benchmark=benchmark)], benchmark)
     right, right_s1k = (round(p * n / 100) for p in percents)
     wins, losses = nearest_wins_and_losses(n, right, right_s1k, low, high)
     got = bootstrap_of(n, wins, losses)
@@ -129,10 +159,10 @@ def test_table_2_every_interval_is_one_of_our_bootstraps(data, benchmark):
     assert got[1:] == pytest.approx([low, high], abs=0.6)  # a question is 3.33, 0.2 and 0.51 points
 
 
-@pytest.mark.parametrize("data", PAPER["table_2"]["differences"])
+@pytest.mark.parametrize("data", DATA)
 def test_table_2_intervals_of_gpqa_are_centred_one_question_too_high(data):
     """With 113 instead of 114 of 198 right answers of s1K, both ends come out to the decimal; 114 are published."""
-    accuracy, low, high = PAPER["table_2"]["differences"][data]["GPQA-Diamond"]
+    accuracy, low, high = table_2(data, "GPQA-Diamond")
     right = round(accuracy * 1.98)
     wins, losses = nearest_wins_and_losses(198, right, 113, low, high)
     assert bootstrap_of(198, wins, losses)[1:] == pytest.approx([low, high], abs=0.06)

@@ -11,7 +11,7 @@ from core.config import UserError
 from core.runs import open_run
 from core.types import Segment
 from eval.cells import Cells, cells_of
-from eval.figures import FiguresConfig, main, scaling_figure
+from eval.figures import FiguresConfig, main, page_figure
 from eval.metrics import mean_interval
 from eval.run import EvalConfig
 from eval.scores import scores_of
@@ -89,7 +89,7 @@ def test_the_figure_draws_the_points_of_the_table(tmp_path):
     assert {"scaling.png", "scaling.pdf", "summary.md", "summary.json"} <= {p.name for p in folder.iterdir()}
     with open(folder / "scaling.csv") as file:
         table = list(csv.DictReader(file))
-    figure = scaling_figure([load_run(p) for p in paths], config)
+    figure = page_figure([load_run(p) for p in paths], config)
     drawn = {(round(x, 6), round(y, 6)) for line in figure.axes[0].lines for x, y in zip(*line.get_data(), strict=True)}
     for row in table:
         assert (round(float(row["thinking_tokens"]), 6), round(float(row["accuracy"]), 6)) in drawn

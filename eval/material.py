@@ -1,0 +1,219 @@
+"""What figures are made from: the paper's numbers, and finished runs of any step, each read and checked once."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from core.config import UserError
+from core.runs import finished
+from core.types import read_jsonl
+from eval.comparison import EvalCell, load_cells
+from eval.paper import BENCHMARKS, PaperPoint
+from eval.plotting import WAIT, Curve
+from eval.scores import Row
+from eval.wait_example import WaitExample
+
+PAPERS_NAME = {ours: theirs for theirs, ours in BENCHMARKS.items()}
+KINDS = {"scores.json": "eval.run", "funnel.json": "data.filter", "metrics.jsonl": "train.sft"}
+
+
+@dataclass
+class Material:
+    """paper: its rows, empty where it is not to be drawn. cells, votes: of runs of eval.run (eval/comparison.py).
+    measures: of their methods. funnels: {run: steps of data.filter}. training: {run: rows of metrics.jsonl}.
+    waits: samples for Figure 3. difficulty: the cell whose scores say how hard a question is. labels: {run: what to
+    call it}.
+    """
+
+    paper: list[PaperPoint] = field(default_factory=list)
+    cells: list[EvalCell] = field(default_factory=list)
+    votes: list[Row] = field(default_factory=list)
+    measures: list[Row] = field(default_factory=list)
+    funnels: dict[str, list[Row]] = field(default_factory=dict)
+    training: dict[str, list[Row]] = field(default_factory=dict)
+    waits: list[WaitExample] = field(default_factory=list)
+    difficulty: EvalCell | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def label(self, run: str) -> str:
+        return self.labels.get(run, run)
+
+    def paper_label(self, name: str) -> str:
+        """Said to be the paper's where something else is drawn beside it."""
+        return f"{name} (paper)" if self.cells else name
+
+    def runs(self) -> list[str]:
+        """Names of the runs of eval.run."""
+        return list(dict.fromkeys(cell.run for cell in self.cells))
+
+    def benchmarks(self) -> list[str]:
+        """Of those runs, by the paper's names."""
+        return list(dict.fromkeys(panel_of(cell.benchmark) for cell in self.cells))
+
+
+def check_run(path: str | Path) -> Path:
+    """The folder of a finished run. Raises UserError (one line, naming it) for one that is missing, unfinished, or not
+    of this project."""
+    path = finished(path)
+    record = _json(path, "run.json")
+    missing = [name for name in ("package", "name", "status", "commit") if name not in record]
+    if missing:
+        raise UserError(f"{path / 'run.json'} lacks {', '.join(missing)}, so it is no run of this project")
+    if record["status"] != "done":
+        raise UserError(f"run {path} is not finished (status {record['status']!r} in run.json)")
+    return path
+
+
+def add_run(material: Material, path: str | Path, name: str) -> None:
+    """Reads one finished run. Raises UserError (one line, naming the run) for what `check_run` refuses, a part of a
+    sharded run, one that is not whole, or of a step that has no figure."""
+    path = check_run(path)
+    kind = next((kind for kind in KINDS if (path / kind).exists()), None)
+    if kind is None:
+        known = ", ".join(f"{file} ({step})" for file, step in KINDS.items())
+        raise UserError(f"run {path} has nothing to draw: none of {known}")
+    if kind == "funnel.json":
+        material.funnels[name] = _rows_of(_json(path, kind), "steps", ("step", "in", "out", "reasons"), path / kind)
+    elif kind == "metrics.jsonl":
+        rows = list(read_jsonl(path / kind))
+        material.training[name] = _rows_of({"steps": rows}, "steps", ("step", "loss"), path / kind)
+    else:
+        cells, votes = load_eval(path, name)
+        material.cells += cells
+        material.votes += votes
+        measures = _json(path, kind).get("measures") or []
+        material.measures += [{**row, "run": name} for row in measures]
+
+
+def load_eval(path: Path, name: str) -> tuple[list[EvalCell], list[Row]]:
+    """`eval.comparison.load_cells`, of a run that is whole."""
+    keys = ("cell", "num_samples", "accuracy", "thinking_tokens", "max_thinking_tokens", "num_ignore")
+    scores = _rows_of(_json(path, "scores.json"), "cells", keys, path / "scores.json")
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.load(path / "config.yaml") if (path / "config.yaml").exists() else {}
+    if config.get("num_shards", 1) > 1 and not config.get("merge"):
+        raise UserError(f"run {path} is shard {config.get('shard')} of {config.get('num_shards')}; join them first")
+    if not (path / "samples.jsonl").exists():
+        raise UserError(f"run {path} is not whole: it has no samples.jsonl")
+    cells, votes = load_cells(path, name)
+    for cell in cells:  # runs of before there were other methods do not name theirs
+        cell.settings.setdefault("method", "budget_forcing")
+    drawn = {(cell.benchmark, cell.cell): len(cell.rows) for cell in cells}
+    for entry in scores:
+        key = entry.get("benchmark", "questions"), entry["cell"]
+        if drawn.get(key, 0) != entry["num_samples"]:
+            raise UserError(
+                f"run {path} is not whole: samples.jsonl has {drawn.get(key, 0)} of the {entry['num_samples']} samples "
+                f"of {' '.join(key)} in scores.json"
+            )
+    return cells, votes
+
+
+def _json(path: Path, name: str) -> Any:
+    try:
+        content = json.loads((path / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} has no {name}, so it is no run of this project") from None
+    except ValueError:
+        raise UserError(f"{path / name} is not JSON") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _rows_of(content: dict[str, Any], key: str, names: Sequence[str], file: Path) -> list[Row]:
+    """content[key], a list of rows with these names."""
+    rows = content.get(key)
+    is_good = isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
+    missing = [name for name in names if not is_good or any(name not in row for row in rows)]
+    if missing:
+        raise UserError(f"{file} is of another make: its {key} lack {', '.join(missing)}")
+    return rows
+
+
+def panel_of(benchmark: str) -> str:
+    """The paper's name of a benchmark, where it has one."""
+    return PAPERS_NAME.get(benchmark, benchmark)
+
+
+def paper_curves(points: Iterable[PaperPoint], label: str | None = None, panel: str | None = None) -> list[Curve]:
+    """A curve for each line of rows with x and y. label, panel: other than the series and the benchmark."""
+    lines: dict[str, list[PaperPoint]] = {}
+    for point in points:
+        if point.x is not None and point.y is not None:
+            lines.setdefault(point.line, []).append(point)
+    return [
+        Curve(
+            line,
+            label or own[0].series,
+            panel or own[0].benchmark,
+            tuple(p.x for p in own),
+            tuple(p.y for p in own),
+            notes=tuple(p.setting for p in own),
+            is_paper=True,
+        )
+        for line, own in lines.items()
+    ]
+
+
+def cell_curves(material: Material, methods: Sequence[str], x: str = "thinking", label: str = "{run}") -> list[Curve]:
+    """A curve for each run, benchmark and method of these, its 95% bars with it.
+
+    x: thinking, mean thinking tokens (of rejection sampling the accepted try's); tokens, mean sampled tokens of a
+    question, all tries and paths; total, these over all questions. Cells of which it is not known are left out.
+    """
+    groups: dict[tuple[str, str, str], list[tuple]] = {}
+    for cell in material.cells:
+        method, length = cell.settings.get("method"), _length(cell, x)
+        if method in methods and length is not None and cell.settings["accuracy"] is not None:
+            numbers = (cell.settings[name] for name in ("accuracy", "low", "high"))
+            groups.setdefault((cell.run, cell.benchmark, method), []).append((length, *numbers, note_of(cell)))
+    return [
+        Curve(f"{run} | {method} | {benchmark}", label.format(run=material.label(run), method=method.replace("_", " ")),
+              panel_of(benchmark), *zip(*points, strict=True))
+        for (run, benchmark, method), points in groups.items()
+    ]  # fmt: skip
+
+
+def _length(cell: EvalCell, x: str) -> float | None:
+    if x == "thinking":
+        lengths = [row.get("accepted_thinking_tokens", row["num_thinking_tokens"]) for row in cell.rows]
+        return None if None in lengths or not lengths else fmean(lengths)
+    tokens = cell.tokens().values()
+    return fmean(tokens) * (len(cell.questions) if x == "total" else 1) if tokens else None
+
+
+def note_of(cell: EvalCell) -> str:
+    """What the cell was asked for, in a word or two."""
+    num_ignore = cell.settings["num_ignore"]
+    return f"{WAIT}{num_ignore}x" if num_ignore else str(cell.settings.get("limit") or "")
+
+
+def majority_curves(material: Material, x: str = "tokens", label: str = "{run}: majority") -> list[Curve]:
+    """A curve in k for each run and benchmark: the majority over the samples of its plainest cell (see `base_cell`).
+    x: as for cell_curves, tokens or total."""
+    curves = []
+    for run in material.runs():
+        for benchmark in dict.fromkeys(cell.benchmark for cell in material.cells if cell.run == run):
+            base = base_cell([c for c in material.cells if (c.run, c.benchmark) == (run, benchmark)])
+            votes = [v for v in material.votes if base is not None and v["method"].startswith("majority")
+                     and (v["run"], v.get("benchmark", "questions"), v["cell"]) == (run, benchmark, base.cell)
+                     and None not in (v["tokens"], v["accuracy"])]  # fmt: skip
+            if votes:
+                factor = [vote["num_questions"] if x == "total" else 1 for vote in votes]
+                xs = tuple(vote["tokens"] * times for vote, times in zip(votes, factor, strict=True))
+                ys, lows, highs = (tuple(vote[name] for vote in votes) for name in ("accuracy", "low", "high"))
+                notes = tuple(f"k={vote['k']}" for vote in votes)
+                named = label.format(run=material.label(run))
+                line = f"{run} | majority | {benchmark}"
+                curves.append(Curve(line, named, panel_of(benchmark), xs, ys, lows, highs, notes))
+    return curves
+
+
+def base_cell(cells: Sequence[EvalCell]) -> EvalCell | None:
+    """Of one run and benchmark: budget forcing or no forcing, no end ignored, and the longest thinking of these."""
+    plain = [c for c in cells if c.settings.get("method") in ("budget_forcing", "unforced")
+             and not c.settings["num_ignore"]]  # fmt: skip
+    return max(plain, key=lambda cell: _length(cell, "thinking") or 0, default=None)
