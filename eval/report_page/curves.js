@@ -68,9 +68,9 @@ function drawChart() {
   }
   byId("chart").replaceChildren();
   const style = getComputedStyle(document.body);
-  const text = style.color, line = getComputedStyle(document.querySelector("td, .tile")).borderBottomColor;
+  const text = style.color, line = getComputedStyle(document.querySelector("section")).borderBottomColor;
   const xs = curves.flatMap(({ curve }) => curve.points.map(xOf));
-  const lowest = Math.min(...xs), highest = Math.max(...xs);
+  const ends = [2 ** Math.floor(Math.log2(Math.min(...xs) / 1.1)), 2 ** Math.ceil(Math.log2(Math.max(...xs) * 1.1))];
   const columns = uPlot.join(curves.map(({ curve }) => {
     const at = new Map(curve.points.map((p) => [xOf(p), p.accuracy])); // of two at one place the line takes the later
     const sorted = [...at.keys()].sort((a, b) => a - b);
@@ -83,7 +83,7 @@ function drawChart() {
     width: Math.max(320, byId("chart").clientWidth), height: 380,
     legend: { show: false },
     cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
-    scales: { x: { time: false, distr: 3, log: 2, range: () => [lowest / 1.3, highest * 1.3] }, y: { range: () => [0, top] } },
+    scales: { x: { time: false, distr: 3, log: 2, range: () => ends }, y: { range: () => [0, top] } },
     axes: [
       { ...axis, grid: { show: false }, label: axisName() === "thinking" ? "mean thinking tokens (log scale)" : "mean sampled tokens (log scale)", values: (u, ticks) => ticks.map((t) => (t === null ? "" : number(t))) },
       { ...axis, label: "accuracy (%)", size: 52 },

@@ -121,8 +121,8 @@ function drawDomains() {
   ]));
 }
 
-const facts = (pairs) => make("dl", {}, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
-  .flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, String(value))]));
+const facts = (pairs, name) => make("dl", { class: name }, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
+  .map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(value)))));
 
 function drawRuns() {
   const together = (object) => Object.entries(object ?? {}).map(([name, value]) => `${name} ${Array.isArray(value) ? value.join(", ") || "none" : value}`).join("; ");
@@ -134,7 +134,7 @@ function drawRuns() {
       ["started", r.started], ["finished", r.finished], ["seconds", `${number(r.seconds)} in ${r.sittings} sitting${r.sittings > 1 ? "s" : ""}`],
       ["seed", r.seed], ["hardware", together(r.hardware)], ["versions", together(r.versions)],
       ["inputs (digests)", together(r.inputs)], ["graded again", regraded],
-    ]), make("pre", {}, run.config));
+    ], "record"), make("pre", {}, run.config));
   }));
   const notes = data.notes.map((note) => make("li", {}, note));
   byId("notes").replaceChildren(make("h3", {}, "Left out of this file"), notes.length ? make("ul", {}, notes) : make("p", { class: "quiet" }, "Nothing: every sample's text is here."));

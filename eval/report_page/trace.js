@@ -81,9 +81,7 @@ function drawFacts(own) {
   const known = Object.keys(NAMES).filter((name) => name in own).map((name) => [NAMES[name][0], NAMES[name][1](own[name])]);
   const others = Object.keys(own).filter((name) => !(name in NAMES) && !SAID_BEFORE.includes(name))
     .map((name) => [name.replaceAll("_", " "), typeof own[name] === "object" ? JSON.stringify(own[name]) : own[name]]);
-  const list = facts([...known, ...others]);
-  list.classList.add("facts");
-  return list;
+  return facts([...known, ...others], "facts");
 }
 
 async function drawTrace() {
