@@ -129,14 +129,15 @@ def page(title: str, data: Row, texts: Texts, max_bytes: int) -> str:
     styles = (UPLOT / "uPlot.min.css").read_text(encoding="utf-8") + _joined(["page.css"])
     licence = "\n".join(("uPlot 1.6.32", (UPLOT / "LICENSE").read_text(encoding="utf-8")))
     shown = {**data, "title": title, "samples": texts.columns, "notes": texts.notes, "chunks": []}
-    room = max_bytes - len(_json(shown)) - sum(map(len, scripts)) - len(styles) - 50_000  # the last: page.html, and tags
-    room -= 60 * len(texts.chunks)
+    template = (PAGE / "page.html").read_text(encoding="utf-8")
+    room = max_bytes - sum(map(len, (*scripts, styles, licence, template, _json(shown)))) - 5000  # notes, and the like
+    room -= 100 * len(texts.chunks)  # their tags, and what the data say of each
     kept, left_out = that_fit(texts.chunks, room)
     shown["chunks"] = [{"group": c.group == QUESTIONS, "first": c.first, "count": c.count} for c in kept]
     shown["notes"] = texts.notes + left_out_notes(texts, left_out, max_bytes)
     for note in shown["notes"]:
         say(f"left out | {note}")
-    return Template((PAGE / "page.html").read_text(encoding="utf-8")).substitute(
+    return Template(template).substitute(
         title=html.escape(title),
         hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in scripts),
         style=styles,

@@ -3,7 +3,9 @@
 import base64
 import json
 import re
+import shutil
 import zlib
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -15,6 +17,20 @@ from eval import report
 from eval.report import ReportConfig, pack_texts, page
 from eval.report_data import read_run, report_data
 from eval.report_texts import Packer, check_tokenizer, decoder_of, pieces_of, sample_texts, that_fit
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A finished run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("made"))
+        return make_run().resolve()
+
+
+@pytest.fixture
+def path(made, tmp_path):
+    """A copy of it."""
+    return Path(shutil.copytree(made, tmp_path / "sums"))
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +51,7 @@ def inflated(chunk):
 # Data
 
 
-def test_numbers_flips_and_samples_are_those_of_the_rows():
-    path = make_run()
+def test_numbers_flips_and_samples_are_those_of_the_rows(path):
     rows = list(read_jsonl(path / "samples.jsonl"))
     data = report_data([read_run(path, "sums")], 200, 0)
     texts = pack_texts([read_run(path, "sums")], data, None)
@@ -61,8 +76,8 @@ def test_numbers_flips_and_samples_are_those_of_the_rows():
     assert texts.notes == []
 
 
-def test_curves_are_drawn_over_thinking_and_over_all_tokens():
-    curves = report_data([read_run(make_run(), "sums")], 100, 0)["curves"]
+def test_curves_are_drawn_over_thinking_and_over_all_tokens(path):
+    curves = report_data([read_run(path, "sums")], 100, 0)["curves"]
     assert [(c["axis"], c["name"]) for c in curves] == [("thinking", "budget forcing"), ("sampled", "budget forcing")]
     for curve in curves:
         xs = [point["x"] for point in curve["points"]]
@@ -104,9 +119,9 @@ def test_without_a_tokenizer_the_response_alone_is_shown():
     assert pieces == [("thinking", "sampled", "2 + 2"), ("answer", "sampled", "4")]
 
 
-def test_the_report_says_that_a_tokenizer_was_missing(monkeypatch):
+def test_the_report_says_that_a_tokenizer_was_missing(path, monkeypatch):
     monkeypatch.setattr(report, "tokenizer_of", lambda named, settings: None)
-    run = read_run(make_run(), "sums")
+    run = read_run(path, "sums")
     (note,) = pack_texts([run], report_data([run], 100, 0), None).notes
     assert "its tokenizer is not at hand" in note
 
@@ -142,7 +157,7 @@ def page_of(path, max_bytes=30_000_000):
 
 
 def test_hostile_text_is_never_markup():
-    hostile = "</script><script>alert(1)</script><!-- \u0000 \u2028 &amp; ' \" \ud800"
+    hostile = "</script><script>alert(1)</script><!-- \u0000 \u2028 &amp; ' \""
 
     def change(row):
         return {**row, "extracted": hostile, "response": hostile, "segments": []}
@@ -155,8 +170,8 @@ def test_hostile_text_is_never_markup():
     assert data["samples"]["extracted"] == {"words": [hostile], "of": [0] * 48}
 
 
-def test_nothing_is_asked_of_the_network():
-    text = page_of(make_run())
+def test_nothing_is_asked_of_the_network(path):
+    text = page_of(path)
     assert "default-src 'none'" in text
     assert not re.findall(r"""(?:src|href)=["']?(?!#)[a-z]""", re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL))
 
@@ -164,18 +179,18 @@ def test_nothing_is_asked_of_the_network():
 def test_what_does_not_fit_is_left_out_and_counted():
     path = make_run(num_questions=200, num_chars=2000)
     whole = page_of(path)
-    small = page_of(path, max_bytes=len(whole) * 2 // 3)
-    assert len(small) <= len(whole) * 2 // 3
+    small = page_of(path, max_bytes=len(whole) * 9 // 10)
+    assert len(small) <= len(whole) * 9 // 10
     data = json.loads(re.search(r'id="data">(.*?)</script>', small, re.DOTALL)[1])
     num_samples = sum(chunk["count"] for chunk in data["chunks"] if not chunk["group"])
     assert f"The texts of {800 - num_samples} of 800 samples" in data["notes"][0]
     assert 0 < num_samples < 800
 
 
-def test_main_writes_the_report_and_records_it(capsys):
-    path = report.main(load(ReportConfig, [f"run={make_run()}", "num_resamples=100"]))
-    assert "<title>sums</title>" in (path / "report.html").read_text()
-    record = json.loads((path / "run.json").read_text())
+def test_main_writes_the_report_and_records_it(path):
+    made = report.main(load(ReportConfig, [f"run={path}", "num_resamples=100"]))
+    assert "<title>sums</title>" in (made / "report.html").read_text()
+    record = json.loads((made / "run.json").read_text())
     assert record["headline"]["num_samples"] == 48 and record["status"] == "done"
 
 
@@ -214,13 +229,11 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_refuses_runs_that_are_not_whole_or_not_ours(case):
+def test_refuses_runs_that_are_not_whole_or_not_ours(case, path):
     change, words = REFUSALS[case]
-    path = make_run()
     change(path)
     with pytest.raises(UserError, match=re.escape(words)) as error:
         read_run(path, "sums")
-        report.main(load(ReportConfig, [f"run={path}"]))
     assert "\n" not in str(error.value)
 
 
@@ -230,3 +243,27 @@ def test_refuses_a_wrong_config():
                         (["run=nowhere"], "does not exist")):  # fmt: skip
         with pytest.raises(UserError, match=words):
             report.main(load(ReportConfig, args))
+
+
+def test_wandb_gets_the_same_curves(path, monkeypatch):
+    logged, axes = [], {}
+
+    class Tracker:
+        def define_metric(self, name, step_metric=None, hidden=False):
+            axes[name] = step_metric
+
+        def log(self, row):
+            logged.append(row)
+
+        def finish(self):
+            logged.append("finished")
+
+    monkeypatch.setattr(report, "open_wandb", lambda config, folder: Tracker())
+    report.main(load(ReportConfig, [f"run={path}", "num_resamples=100", "wandb=offline"]))
+    name = "sums/budget forcing by thinking tokens"
+    assert axes[f"{name}/*"] == f"{name}/tokens"
+    points = report_data([read_run(path, "sums")], 100, 0)["curves"][0]["points"]
+    assert [(row[f"{name}/tokens"], row[f"{name}/accuracy"]) for row in logged[: len(points)]] == [
+        (point["x"], point["accuracy"]) for point in points
+    ]  # fmt: skip
+    assert logged[-1] == "finished"

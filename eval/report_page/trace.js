@@ -130,7 +130,7 @@ function drawList() {
       make("span", { class: `mark ${verdict}`, role: "img", "aria-label": verdict === "none" ? "not graded" : verdict }), make("span", { class: "label" }, name), make("span", { class: "quiet" }, number(samples.thinking[i]))));
   }
   byId("list").replaceChildren(...children);
-  document.querySelector('#list [aria-selected="true"]')?.scrollIntoView({ block: "nearest" });
+  document.querySelector('#list [aria-selected="true"]').scrollIntoView({ block: "nearest" });
 }
 
 function openSample(sample) {
@@ -139,7 +139,9 @@ function openSample(sample) {
   const cell = data.cells[samples.cell[sample]];
   const address = new URLSearchParams({ benchmark: cell.benchmark, question: questions.id[opened.question], run: cell.run, cell: cell.cell, sample: samples.repeat[sample] + 1 });
   history.replaceState(null, "", `#${address}`);
+  const wasInList = document.activeElement?.closest("#list");
   drawList();
+  (wasInList ? document.querySelector('#list [aria-selected="true"]') : byId("trace")).focus({ preventScroll: true });
   return drawTrace();
 }
 
@@ -150,7 +152,6 @@ function openQuestion(question) {
   const first = own.filter((i) => cell === "" || samples.cell[i] === Number(cell));
   byId("viewer-title").textContent = visible(`${questions.benchmark[question]}, question ${questions.id[question]}`);
   if (!byId("viewer").open) byId("viewer").showModal();
-  byId("trace").focus();
   return openSample((first.length ? first : own).reduce((a, b) => (samples.cell[b] > samples.cell[a] ? b : a)));
 }
 
@@ -194,15 +195,15 @@ function startTrace() {
     if (at >= 0 && Math.floor(at / PAGE_SIZE) !== view.page) { view.page = Math.floor(at / PAGE_SIZE); drawPage(); }
     document.querySelector(`#table [data-question="${opened.question}"]`)?.focus();
   });
-  byId("viewer").addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+  addEventListener("keydown", (event) => {
+    if (!byId("viewer").open || event.ctrlKey || event.metaKey || event.altKey) return;
     keys[event.key]?.();
     if (["ArrowDown", "ArrowUp"].includes(event.key) && event.target.closest("#list")) {
       event.preventDefault();
       moveSample(event.key === "ArrowDown" ? 1 : -1);
-      document.querySelector('#list [aria-selected="true"]').focus();
     }
   });
+  addEventListener("hashchange", openFromAddress);
 }
 
 start();
