@@ -5,8 +5,8 @@
     python -m eval.report run=... tokenizer=<folder>      # where the run's model is not at hand
     python -m eval.report run=... wandb=offline           # the curves, too
 
-Writes report.html: accuracies with intervals, curves, what each Wait flipped, a table of questions, and every sample with
-sampled and forced tokens told apart. It holds all it needs, asks nothing of the network, and says what it left out.
+Writes report.html: accuracies with intervals, curves, what each Wait flipped, a table of questions, and every sample
+with sampled and forced tokens told apart. It holds all it needs, asks nothing of the network, and says what it left out.
 """
 
 import base64
@@ -91,7 +91,9 @@ def pack_texts(runs: Sequence[ReportRun], data: Row, tokenizer: str | None) -> T
     for run in runs:
         decode = _decode_of(run, tokenizer)
         if decode is None and any(row["segments"] for row in _rows(run)):
-            notes.append(f"Thinking of {run.name}: its tokenizer is not at hand (tokenizer=<folder>); answers are here.")
+            notes.append(
+                f"Thinking of {run.name}: its tokenizer is not at hand (tokenizer=<folder>); answers are here."
+            )
         for row in _rows(run):
             benchmark = row.get("benchmark", "questions")
             cell, question = cells[run.name, benchmark, row["cell"]], order[benchmark, row["question_id"]]
@@ -155,8 +157,9 @@ def left_out_notes(texts: Texts, left_out: Sequence[Chunk], max_bytes: int) -> l
         own = [chunk for chunk in texts.chunks if (chunk.group == QUESTIONS) == is_question]
         missing = sum(chunk.count for chunk in left_out if (chunk.group == QUESTIONS) == is_question)
         if missing:
-            notes.append(f"The texts of {missing:,} of {sum(c.count for c in own):,} {what}, which would make this file "
-                         f"larger than {max_bytes / 1e6:g} MB (max_megabytes).")  # fmt: skip
+            total = sum(chunk.count for chunk in own)
+            notes.append(f"The texts of {missing:,} of {total:,} {what}, which would make this file larger than "
+                         f"{max_bytes / 1e6:g} MB (max_megabytes).")  # fmt: skip
     return notes
 
 

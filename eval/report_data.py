@@ -1,4 +1,4 @@
-"""What eval.report shows of finished eval runs, as plain data: cells, curves, what each Wait flipped, questions, samples.
+"""What eval.report shows of finished eval runs, as plain data: cells, curves, flips of each Wait, questions, samples.
 
 Accuracies and differences are in percent. Cells, questions and samples are numbered in the order of their lists, and
 others name them by these numbers.
@@ -207,7 +207,8 @@ def _pair(a: EvalCell, b: EvalCell, number: dict, questions: dict, **settings: A
     to_right, to_wrong = flipped(a, b)
     return {
         **compared, "a": number[a.run, a.benchmark, a.cell], "b": number[b.run, b.benchmark, b.cell],
-        "to_right": [order[a.benchmark, id] for id in to_right], "to_wrong": [order[a.benchmark, id] for id in to_wrong],
+        "to_right": [order[a.benchmark, id] for id in to_right],
+        "to_wrong": [order[a.benchmark, id] for id in to_wrong],
     }  # fmt: skip
 
 

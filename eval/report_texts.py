@@ -1,7 +1,7 @@
 """The texts of a report: what each sample thought and answered, by the origin of its tokens, compressed in chunks.
 
-A chunk holds the samples of a few questions, which begin alike: JSON, deflated, inflated by the browser when one of them
-is opened. Chunks go in until the report is as large as it may be; what is left out is counted.
+A chunk holds the samples of a few questions, which begin alike: JSON, deflated, inflated by the browser when one of
+them is opened. Chunks go in until the report is as large as it may be; what is left out is counted.
 """
 
 import base64

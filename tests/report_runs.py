@@ -16,7 +16,8 @@ BLOCKS = [Cells([64, 256]), Cells([256], num_ignore=[1, 2])]
 CELLS = cells_of(BLOCKS, "s1", "\nFinal Answer:", 32, False)
 CHANCE = {"max=64": 0.2, "max=256": 0.5, "max=256 ignore=1": 0.6, "max=256 ignore=2": 0.55}
 MEASURES = [{"benchmark": "sums", "method": "budget_forcing", "num_cells": 4, "num_questions": 12,
-             "control": [75.0, 75.0, 75.0], "scaling": [9.5, 2.5, 16.0], "performance": [60.0, 40.0, 80.0]}]  # fmt: skip
+             "control": [75.0, 75.0, 75.0], "scaling": [9.5, 2.5, 16.0],
+             "performance": [60.0, 40.0, 80.0]}]  # fmt: skip
 
 
 class ByteTokenizer:
@@ -40,7 +41,10 @@ def thought(rng: random.Random, num_chars: int = 60) -> str:
 def make_row(question: int, cell, correct: bool | None, thinking: str, answer: str) -> dict:
     segments = [Segment("thinking", "sampled", ids_of(thinking))]
     for _ in range(cell.budget.num_ignore):
-        segments += [Segment("thinking", "forced", ids_of("Wait")), Segment("thinking", "sampled", ids_of(thinking[:30]))]
+        segments += [
+            Segment("thinking", "forced", ids_of("Wait")),
+            Segment("thinking", "sampled", ids_of(thinking[:30])),
+        ]
     segments += [Segment("answer", "forced", ids_of("\nFinal Answer:")), Segment("answer", "sampled", ids_of(answer))]
     num_thinking = sum(len(s.token_ids) for s in segments if s.phase == "thinking")
     return {

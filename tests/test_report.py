@@ -112,7 +112,11 @@ def test_pieces_joined_are_the_text_of_all_ids():
 
 
 def test_without_a_tokenizer_the_response_alone_is_shown():
-    row = {"segments": [{"phase": "thinking", "source": "sampled", "token_ids": [1]}], "response": "4", "ended": "budget"}
+    row = {
+        "segments": [{"phase": "thinking", "source": "sampled", "token_ids": [1]}],
+        "response": "4",
+        "ended": "budget",
+    }
     assert sample_texts(row, None) == {"pieces": [("answer", "unknown", "4")], "facts": {"ended": "budget"}}
     of_endpoint = {"segments": [], "thinking": "2 + 2", "response": "4", "num_forced_tokens": 0}
     pieces = sample_texts(of_endpoint, None)["pieces"]
@@ -173,7 +177,9 @@ def test_hostile_text_is_never_markup():
 def test_nothing_is_asked_of_the_network(path):
     text = page_of(path)
     assert "default-src 'none'" in text
-    assert not re.findall(r"""(?:src|href)=["']?(?!#)[a-z]""", re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL))
+    assert not re.findall(
+        r"""(?:src|href)=["']?(?!#)[a-z]""", re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    )
 
 
 def test_what_does_not_fit_is_left_out_and_counted():
@@ -223,7 +229,7 @@ REFUSALS = {
     "a shard": (lambda p: (p / "config.yaml").write_text("{shard: 2, num_shards: 8}"), "is shard 2 of 8; join them"),
     "part of the rows": (drop_half, "samples, scores.json counts"),
     "regraded in part": (turn_one, "percent of its samples are right, scores.json says"),
-    "other rows": (lambda p: (p / "samples.jsonl").write_text('{"loss": 1}\n'), "lacks 'cell': not written by eval.run"),
+    "other rows": (lambda p: (p / "samples.jsonl").write_text('{"loss": 1}\n'), "lacks 'cell': not written by"),
     "no rows": (lambda p: (p / "samples.jsonl").write_text(""), "has none of its samples"),
 }  # fmt: skip
 
@@ -238,9 +244,14 @@ def test_refuses_runs_that_are_not_whole_or_not_ours(case, path):
 
 
 def test_refuses_a_wrong_config():
-    for args, words in (([], "name what to look at"), (["run=a", "runs=[b]"], "one of the two"),
-                        (["run=a", "max_megabytes=0.1"], "at least 1"), (["run=a", "wandb=yes"], "off, offline or online"),
-                        (["run=nowhere"], "does not exist")):  # fmt: skip
+    cases = (
+        ([], "name what to look at"),
+        (["run=a", "runs=[b]"], "one of the two"),
+        (["run=a", "max_megabytes=0.1"], "at least 1"),
+        (["run=a", "wandb=yes"], "off, offline or online"),
+        (["run=nowhere"], "does not exist"),
+    )
+    for args, words in cases:
         with pytest.raises(UserError, match=words):
             report.main(load(ReportConfig, args))
 
@@ -267,3 +278,9 @@ def test_wandb_gets_the_same_curves(path, monkeypatch):
         (point["x"], point["accuracy"]) for point in points
     ]  # fmt: skip
     assert logged[-1] == "finished"
+
+
+def test_a_folder_without_a_record_is_refused_by_the_entry(path):
+    (path / "run.json").unlink()
+    with pytest.raises(UserError, match="has no run.json: not a run folder"):
+        report.main(load(ReportConfig, [f"run={path}"]))

@@ -53,7 +53,9 @@ def in_folder(folder, monkeypatch):
 
 def made(name: str, *args: str, **options):
     """The address of a report on a run made for it."""
-    path = report.main(load(ReportConfig, [f"run={make_run(name, **options)}", f"name={name}", "num_resamples=100", *args]))
+    path = report.main(
+        load(ReportConfig, [f"run={make_run(name, **options)}", f"name={name}", "num_resamples=100", *args])
+    )
     return (path / "report.html").resolve()
 
 
@@ -62,7 +64,6 @@ def opened(page, file):
     page.requests.clear()
     page.open(f"file://{file}")
     return page
-
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +206,6 @@ def test_ten_thousand_samples_stay_fast_and_small(page):
     assert page.js("data.notes.length") == 0 and page.errors == []
 
 
-WORDS = [f"{a}{b}" for a in ("al", "ber", "cor", "den", "el", "for", "gra", "hin", "in", "jo", "ker", "lum", "mar", "not")
-         for b in ("a", "ba", "cent", "der", "e", "fine", "go", "half", "ing", "jar", "king", "lo", "mer", "ned", "or",
-                   "per", "que", "ring", "sum", "ter")]  # fmt: skip
+BEGINNINGS = "al ber cor den el for gra hin in jo ker lum mar not".split()
+ENDINGS = "a ba cent der e fine go half ing jar king lo mer ned or per que ring sum ter".split()
+WORDS = [a + b for a in BEGINNINGS for b in ENDINGS]

@@ -8,7 +8,6 @@ Writes steps.jsonl (the plan), metrics.jsonl (one row a step), checkpoint-*/ and
 the last whole checkpoint, with any number of devices under fsdp2. A file STOP in the run folder makes it save and end.
 """
 
-import dataclasses
 import math
 import os
 import statistics
