@@ -70,12 +70,12 @@ class Page:
         return result["result"].get("value")
 
     def until(self, expression: str) -> Any:
-        """Waits for an expression to become true, and returns its value."""
+        """Waits for an expression to become true, and returns its value (of an element {})."""
         end = time.monotonic() + self._seconds
-        while not (value := self.js(expression)):
-            assert time.monotonic() < end, f"still not so: {expression}"
+        while not self.js(f"Boolean({expression})"):
+            assert time.monotonic() < end, f"still not so: {expression}; errors: {self.errors}"
             time.sleep(0.02)
-        return value
+        return self.js(expression)
 
     def press(self, key: str) -> None:
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
@@ -124,7 +124,7 @@ class Page:
 
 
 @contextmanager
-def open_browser(chromium: str, folder: Path, seconds: float = 60) -> Iterator[Page]:
+def open_browser(chromium: str, folder: Path, seconds: float = 30) -> Iterator[Page]:
     """A new browser with one tab. folder: for its profile. seconds: to wait for any answer."""
     for_it, commands = os.pipe()
     replies, from_it = os.pipe()

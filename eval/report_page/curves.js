@@ -1,7 +1,8 @@
 // The chart: uPlot draws axes, lines and grid; points, with a shape a curve, and intervals are drawn over them.
 
-// Okabe and Ito's colour-blind-safe palette; the last is that of the text
+// Okabe and Ito's colour-blind-safe palette; its dark ones lightened where the ground is dark
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
+const COLOURS_ON_DARK = ["#56B4E9", "#F0854A", "#2FC49A", "#E39AC4", "#F0E442", "#8FA8FF"];
 const NUM_SHOWN = 6; // curves switched on at first
 const off = new Map(); // name of a curve: is it switched off? By benchmark and axis
 let chart = null;
@@ -10,7 +11,8 @@ const axisName = () => document.querySelector("#axis input:checked").value;
 const ownCurves = () => data.curves.filter((c) => c.benchmark === state.benchmark && c.axis === axisName());
 const keyOf = (curve) => `${curve.benchmark} ${curve.axis} ${curve.name}`;
 const isOff = (curve, i) => off.get(keyOf(curve)) ?? (i >= NUM_SHOWN || curve.is_bound);
-const colourOf = (i) => COLOURS[i % COLOURS.length];
+const isDark = () => state.theme === "dark" || (state.theme === "auto" && matchMedia("(prefers-color-scheme: dark)").matches);
+const colourOf = (i) => (isDark() ? COLOURS_ON_DARK : COLOURS)[i % COLOURS.length];
 const dashOf = (curve, i) => (curve.is_bound ? [2, 4] : i >= COLOURS.length ? [7, 4] : []);
 const xOf = (point) => Math.max(point.x, 1); // no thinking at all stands at the left end of the log axis
 

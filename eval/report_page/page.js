@@ -9,7 +9,7 @@ const table = (columns) => Object.fromEntries(Object.entries(columns).map(([name
 const questions = table(data.questions);
 const samples = table(data.samples);
 const severalRuns = data.runs.length > 1;
-const state = { benchmark: data.benchmarks[0] };
+const state = { benchmark: data.benchmarks[0], theme: "auto" };
 
 // Control characters, and those that turn the direction of writing, would hide what a model wrote: they are shown.
 const visible = (text) =>
@@ -154,11 +154,11 @@ function drawBenchmark() {
 const THEMES = { auto: "light dark", light: "light", dark: "dark" };
 function nextTheme() {
   const names = Object.keys(THEMES);
-  const name = names[(names.indexOf(state.theme ?? "auto") + 1) % names.length];
+  const name = names[(names.indexOf(state.theme) + 1) % names.length];
   state.theme = name;
   document.documentElement.style.colorScheme = THEMES[name];
   byId("theme").textContent = `Theme: ${name}`;
-  drawChart();
+  drawCurves();
 }
 
 function start() {
@@ -169,7 +169,7 @@ function start() {
   byId("benchmark-label").hidden = data.benchmarks.length < 2;
   byId("benchmark").addEventListener("change", () => { state.benchmark = byId("benchmark").value; drawBenchmark(); });
   byId("theme").addEventListener("click", nextTheme);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawChart);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawCurves);
   startQuestions();
   startTrace();
   drawRuns();
