@@ -6,7 +6,7 @@
     python -m eval.report run=... wandb=offline           # the curves, too
 
 Writes report.html: accuracies with intervals, curves, what each Wait flipped, a table of questions, and every sample
-with sampled and forced tokens told apart. It holds all it needs, asks nothing of the network, and says what it left out.
+with sampled and forced tokens told apart. The file holds all it needs, and says what it left out.
 """
 
 import base64
@@ -204,7 +204,7 @@ def main(config: ReportConfig) -> Path:
             log_to_wandb(config, run.path, data["curves"])
         num_samples = len(texts.columns.get("repeat", []))
         say(f"{run.path / 'report.html'} | {len(text) / 1e6:.1f} MB | {num_samples:,} samples")
-        run.finish(num_samples=num_samples, megabytes=round(len(text) / 1e6, 2))
+        run.finish(runs=list(paths.values()), num_samples=num_samples, megabytes=round(len(text) / 1e6, 2))
     return run.path
 
 

@@ -17,6 +17,7 @@ from core.config import UserError
 from eval.scores import Row
 
 CHUNK_CHARS = 100_000  # inflated in a few milliseconds, and long enough to deflate well
+MIN_SHARED = 100  # characters; shorter ones are found by deflating itself
 NOT_FACTS = ("benchmark", "cell", "question_id", "repeat", "domain", "segments", "response", "thinking", "paths")
 
 Decode = Callable[[Sequence[int]], str]
@@ -88,28 +89,45 @@ class Chunk:
 
 @dataclass
 class Packer:
-    """Packs texts, one after the other, into chunks. A chunk has one group."""
+    """Packs texts, one after the other, into chunks. A chunk has one group.
+
+    Cells of one grid share their trajectories, over distances beyond what deflating sees. So where the first piece of a
+    sample is the beginning of an earlier sample's in the chunk, its text is two numbers instead: its length (in UTF-16
+    units, as a browser counts) and how many samples back that one is.
+    """
 
     chunks: list[Chunk] = field(default_factory=list)
     _open: list[str] = field(default_factory=list)
+    _begins: list[str] = field(default_factory=list)
     _group: str = ""
     _num_chars: int = 0
     _num_added: int = 0
 
-    def add(self, group: str, texts: Any) -> None:
+    def add(self, group: str, texts: Row) -> None:
         if self._num_chars >= CHUNK_CHARS or group != self._group:
             self.close()
         self._group = group
-        self._open.append(json.dumps(texts, separators=(",", ":"), allow_nan=False))  # ASCII: surrogates survive
+        # ASCII: surrogates survive
+        self._open.append(json.dumps(self._shortened(texts), separators=(",", ":"), allow_nan=False))
         self._num_chars += len(self._open[-1])
         self._num_added += 1
+
+    def _shortened(self, texts: Row) -> Row:
+        first, *others = texts.get("pieces") or [("", "", "")]
+        phase, source, text = first
+        begins, self._begins = self._begins, [*self._begins, text]
+        back = next((i for i, begin in enumerate(reversed(begins), 1) if begin.startswith(text)), None)
+        if back is None or len(text) < MIN_SHARED:
+            return texts
+        length = len(text.encode("utf-16-le", "surrogatepass")) // 2
+        return {**texts, "pieces": [(phase, source, length, back), *others]}
 
     def close(self) -> None:
         if self._open:
             data = base64.b64encode(zlib.compress(f"[{','.join(self._open)}]".encode("ascii"))).decode("ascii")
             first = self._num_added - len(self._open)
             self.chunks.append(Chunk(self._group, first, len(self._open), data))
-            self._open, self._num_chars = [], 0
+            self._open, self._begins, self._num_chars = [], [], 0
 
 
 def that_fit(chunks: Sequence[Chunk], num_bytes: int) -> tuple[list[Chunk], list[Chunk]]:

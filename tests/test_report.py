@@ -140,15 +140,26 @@ def test_chunks_hold_every_text_once_and_groups_take_turns():
     packer = Packer()
     texts = [("a", f"{i} " * 20_000) for i in range(5)] + [("b", f"{i} " * 20_000) for i in range(5)]
     for group, text in texts:
-        packer.add(group, text)
+        packer.add(group, {"text": text})
     packer.close()
     for chunk in packer.chunks:
-        assert inflated(chunk) == [text for _, text in texts[chunk.first : chunk.first + chunk.count]]
+        assert inflated(chunk) == [{"text": text} for _, text in texts[chunk.first : chunk.first + chunk.count]]
     assert sum(chunk.count for chunk in packer.chunks) == 10
     room = len(packer.chunks[0].data) * 2 + 50
     kept, left_out = that_fit(packer.chunks, room)
     assert {chunk.group for chunk in kept} == {"a", "b"}
     assert len(kept) + len(left_out) == len(packer.chunks) and sum(len(c.data) for c in kept) <= room
+
+
+def test_what_a_sample_shares_with_an_earlier_one_is_kept_once():
+    long = "\U0001d11e " + "a thought " * 100
+    packer = Packer()
+    for text in (long, long[:500], "another " * 50, long[:300]):
+        packer.add("a", {"pieces": [("thinking", "sampled", text), ("answer", "forced", "so")]})
+    packer.close()
+    (chunk,) = packer.chunks
+    kept = [texts["pieces"][0][2:] for texts in inflated(chunk)]
+    assert kept == [[long], [501, 1], ["another " * 50], [301, 2]]  # the clef is two units of UTF-16
 
 
 # The page

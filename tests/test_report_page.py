@@ -3,11 +3,13 @@
 Needs Debian's package chromium (apt-get installs it where that is possible, as for tests/slurm) or another Chrome.
 """
 
+import json
 import os
 import random
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from browser import find_chromium, open_browser
@@ -66,13 +68,18 @@ def opened(page, file):
     return page
 
 
+def run_of(file):
+    (run,) = json.loads((file.parent / "run.json").read_text())["headline"]["runs"]
+    return Path(run).name
+
+
 @pytest.fixture(scope="module")
 def plain(folder):
     """A report on 120 questions in four cells."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(report, "tokenizer_of", lambda named, settings: ByteTokenizer())
-        return made("plain", num_questions=120)
+        return made("plain", num_questions=120, num_chars=300)
 
 
 def test_loads_from_its_file_alone(page, plain):
@@ -119,15 +126,17 @@ def test_a_trace_tells_sampled_from_forced_and_gives_the_grades_reason(page, pla
     page.press("j")
     page.press("Enter")
     page.until("byId('viewer').open && document.querySelector('#trace .tokens')")
-    assert page.js("[...document.querySelectorAll('#trace .forced')].map((e) => e.textContent)") == [
+    assert page.js("[...document.querySelectorAll('#trace .tokens .forced')].map((e) => e.textContent)") == [
         "Wait", "Wait", "\nFinal Answer:",
     ]  # fmt: skip
-    assert page.js("document.querySelectorAll('#trace .sampled').length") == 4
+    sampled = page.js("[...document.querySelectorAll('#trace .tokens .sampled')].map((e) => e.textContent)")
+    thinking = json.loads(next(open(plain.parents[2] / "eval" / run_of(plain) / "samples.jsonl")))["segments"][0]
+    assert sampled[0] == bytes(thinking["token_ids"]).decode() and len(sampled) == 4
     assert "reference \u201c0\u201d. Graded by rules-2." in page.js("document.querySelector('.verdict').textContent")
     page.press("n")
     assert page.js("document.activeElement.className") == "forced"
     page.press("h")
-    page.until("document.querySelectorAll('#trace .forced').length === 2")
+    page.until("document.querySelectorAll('#trace .tokens .forced').length === 2")
     page.press("j")
     page.until("document.querySelector('#trace .prose').textContent === 'What is 1 + 1?'")
     address = page.js("location.href")
@@ -206,6 +215,5 @@ def test_ten_thousand_samples_stay_fast_and_small(page):
     assert page.js("data.notes.length") == 0 and page.errors == []
 
 
-BEGINNINGS = "al ber cor den el for gra hin in jo ker lum mar not".split()
-ENDINGS = "a ba cent der e fine go half ing jar king lo mer ned or per que ring sum ter".split()
-WORDS = [a + b for a in BEGINNINGS for b in ENDINGS]
+LETTERS = "abcdefghilmnoprstu"
+WORDS = [a + b + c * 2 for a in LETTERS for b in LETTERS for c in LETTERS[:2]]

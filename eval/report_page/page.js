@@ -83,7 +83,7 @@ function drawTiles() {
 
 function drawCells() {
   const columns = [["Cell", "name"], ["Method", "name"], ["Accuracy", "number"], ["95% interval", "number"], ["0 to 100%", ""],
-    ["n", "number"], ["Thinking", "number"], ["Answer", "number"], ["Sampled", "number"], ["Thinking ended", "name"]];
+    ["n", "number"], ["Thinking", "number"], ["Answer", "number"], ["Sampled", "number"], ["Thinking ended", "key"]];
   const rows = ownCells().map((cell) => [
     cellName(cell), (cell.method ?? "").replaceAll("_", " "), cell.accuracy === null ? "-" : `${number(cell.accuracy, 1)}%`,
     cell.accuracy === null ? "-" : interval(cell.low, cell.high), bar(cell), number(cell.num_questions),
@@ -114,7 +114,7 @@ function drawDomains() {
   const cells = ownCells();
   const names = [...new Set(cells.flatMap((cell) => Object.keys(cell.domains)))].sort();
   byId("domains-section").hidden = names.length < 2;
-  const columns = [["Domain", "name"], ["n", "number"], ...cells.map((cell) => [cellName(cell), "number"])];
+  const columns = [["Domain", "key"], ["n", "number"], ...cells.map((cell) => [cellName(cell), "number"])];
   fill(byId("domains"), columns, names.map((name) => [
     name, number(Math.max(...cells.map((cell) => cell.domains[name]?.n ?? 0))),
     ...cells.map((cell) => { const own = cell.domains[name]; return !own || own.accuracy === null ? "-" : `${number(own.accuracy)}%`; }),

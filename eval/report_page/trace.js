@@ -10,7 +10,11 @@ async function inflate(chunk) {
   }
   const bytes = Uint8Array.from(atob(byId(`texts-${chunk}`).textContent), (c) => c.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Response(stream).json();
+  const list = await new Response(stream).json();
+  for (const [i, { pieces }] of list.entries()) { // [phase, source, length, back]: text that an earlier sample begins with
+    if (pieces?.[0]?.length === 4) pieces[0].splice(2, 2, list[i - pieces[0][3]].pieces[0][2].slice(0, pieces[0][2]));
+  }
+  return list;
 }
 
 // The texts of a sample, or of a question; null where they were left out of the file.
