@@ -35,7 +35,7 @@ def pieces_of(segments: Iterable[Row], decode: Decode) -> list[Piece]:
         ids += [id for segment in own for id in segment["token_ids"]]
         before, whole = whole, decode(ids)
         origins.append(origin)
-        borders.append(len(os.path.commonprefix([before, whole])))
+        borders.append(len(before if whole.startswith(before) else os.path.commonprefix([before, whole])))
     for i in range(len(borders) - 2, -1, -1):
         borders[i] = min(borders[i], borders[i + 1])
     ends = [*borders[1:], len(whole)]

@@ -32,10 +32,10 @@ def ids_of(text: str) -> tuple[int, ...]:
 
 
 def thought(rng: random.Random, num_chars: int = 60) -> str:
-    words = []
-    while sum(map(len, words)) < num_chars:
-        words.append(rng.choice(["so ", "the sum is ", "let me see, ", f"{rng.randrange(10**6)} "]))
-    return "".join(words)
+    text = ""
+    while len(text) < num_chars:
+        text += rng.choice(["so ", "the sum is ", "let me see, ", f"{rng.randrange(10**6)} "])
+    return text
 
 
 def make_row(question: int, cell, correct: bool | None, thinking: str, answer: str) -> dict:

@@ -194,14 +194,14 @@ def test_nothing_is_asked_of_the_network(path):
 
 
 def test_what_does_not_fit_is_left_out_and_counted():
-    path = make_run(num_questions=200, num_chars=2000)
+    path = make_run(num_questions=50, num_chars=8000)
     whole = page_of(path)
     small = page_of(path, max_bytes=len(whole) * 9 // 10)
     assert len(small) <= len(whole) * 9 // 10
     data = json.loads(re.search(r'id="data">(.*?)</script>', small, re.DOTALL)[1])
     num_samples = sum(chunk["count"] for chunk in data["chunks"] if not chunk["group"])
-    assert f"The texts of {800 - num_samples} of 800 samples" in data["notes"][0]
-    assert 0 < num_samples < 800
+    assert f"The texts of {200 - num_samples} of 200 samples" in data["notes"][0]
+    assert 0 < num_samples < 200
 
 
 def test_main_writes_the_report_and_records_it(path):
