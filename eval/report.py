@@ -48,7 +48,7 @@ class ReportConfig:
     max_megabytes: float = option(30, help="size of the file; texts beyond it are left out, and counted")
     num_resamples: int = option(10_000, help="of the bootstraps")
     seed: int = option(0, help="of the bootstraps")
-    wandb: str = option("off", help="the curves in wandb, too: off, offline or online", affects_result=False)
+    wandb: str = option("off", help="the curves in wandb, too: off, offline or online")
 
 
 def check(config: ReportConfig) -> list[str]:

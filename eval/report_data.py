@@ -276,8 +276,7 @@ def _start(text: str | None) -> str | None:
 
 
 def columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """A list a column. Words that repeat are a list of their own, {"words": [...], "of": [numbers]}: 10,000 rows take a
-    third of the space, and of the time to read them."""
+    """A list a column; of words that repeat {"words": [...], "of": [numbers of words]}, which is shorter."""
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
     for name, values in columns.items():
         words = list(dict.fromkeys(values))

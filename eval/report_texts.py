@@ -6,6 +6,7 @@ them is opened. Chunks go in until the report is as large as it may be; what is 
 
 import base64
 import json
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -47,7 +48,7 @@ def sample_texts(row: Row, decode: Decode | None) -> Row:
     chosen one among them. The source is "unknown" where nothing says which tokens were sampled."""
     texts: Row = {
         "pieces": _pieces(row, decode),
-        "facts": {key: value for key, value in row.items() if key not in NOT_FACTS and value is not None},
+        "facts": {key: _finite(value) for key, value in row.items() if key not in NOT_FACTS and value is not None},
     }
     if "paths" in row:
         texts["paths"] = [sample_texts(path, decode) for path in row["paths"]]
@@ -60,6 +61,11 @@ def _pieces(row: Row, decode: Decode | None) -> list[Piece]:
     source = "sampled" if not row["segments"] and row.get("num_forced_tokens") == 0 else "unknown"
     both = ("thinking", row.get("thinking")), ("answer", row.get("response"))
     return [(phase, source, text) for phase, text in both if text]
+
+
+def _finite(value: Any) -> Any:
+    """JSON as browsers read it has no infinity and no nan; they are shown as words."""
+    return value if not isinstance(value, float) or math.isfinite(value) else str(value)
 
 
 def decoder_of(tokenizer: Any) -> Decode:

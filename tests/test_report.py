@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 import shutil
 import zlib
@@ -112,12 +113,10 @@ def test_pieces_joined_are_the_text_of_all_ids():
 
 
 def test_without_a_tokenizer_the_response_alone_is_shown():
-    row = {
-        "segments": [{"phase": "thinking", "source": "sampled", "token_ids": [1]}],
-        "response": "4",
-        "ended": "budget",
-    }
-    assert sample_texts(row, None) == {"pieces": [("answer", "unknown", "4")], "facts": {"ended": "budget"}}
+    segments = [{"phase": "thinking", "source": "sampled", "token_ids": [1]}]
+    row = {"segments": segments, "response": "4", "ended": "budget", "mean_logprob": -math.inf, "error": None}
+    facts = {"ended": "budget", "mean_logprob": "-inf"}
+    assert sample_texts(row, None) == {"pieces": [("answer", "unknown", "4")], "facts": facts}
     of_endpoint = {"segments": [], "thinking": "2 + 2", "response": "4", "num_forced_tokens": 0}
     pieces = sample_texts(of_endpoint, None)["pieces"]
     assert pieces == [("thinking", "sampled", "2 + 2"), ("answer", "sampled", "4")]
