@@ -3,7 +3,6 @@
 import json
 import random
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from core.runs import open_run
@@ -49,7 +48,7 @@ def make_row(question: int, cell, correct: bool | None, thinking: str, answer: s
     num_thinking = sum(len(s.token_ids) for s in segments if s.phase == "thinking")
     return {
         "benchmark": "sums", "cell": cell.label, "question_id": f"{question:016x}", "repeat": 0,
-        "segments": [asdict(segment) for segment in segments], "ended": "budget", "answer_finish": "stop",
+        "segments": [vars(segment) for segment in segments], "ended": "budget", "answer_finish": "stop",
         "num_ignored": cell.budget.num_ignore, "num_suppressed": 0, "repetition": False, "error": None,
         "num_prompt_tokens": 20, "domain": "ab"[question % 2], "response": f"\nFinal Answer:{answer}",
         "num_thinking_tokens": num_thinking, "num_answer_tokens": len(answer),

@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import random
 import re
 import shutil
 import zlib
@@ -193,14 +194,18 @@ def test_nothing_is_asked_of_the_network(path):
 
 
 def test_what_does_not_fit_is_left_out_and_counted():
-    path = make_run(num_questions=50, num_chars=8000)
+    def change(row):
+        digits = random.Random(f"{row['cell']} {row['question_id']}").randbytes(600).hex()  # hardly to be compressed
+        return {**row, "segments": [], "thinking": digits}
+
+    path = make_run(num_questions=100, change=change)
     whole = page_of(path)
     small = page_of(path, max_bytes=len(whole) * 9 // 10)
     assert len(small) <= len(whole) * 9 // 10
     data = json.loads(re.search(r'id="data">(.*?)</script>', small, re.DOTALL)[1])
     num_samples = sum(chunk["count"] for chunk in data["chunks"] if not chunk["group"])
-    assert f"The texts of {200 - num_samples} of 200 samples" in data["notes"][0]
-    assert 0 < num_samples < 200
+    assert f"The texts of {400 - num_samples} of 400 samples" in data["notes"][0]
+    assert 0 < num_samples < 400
 
 
 def test_main_writes_the_report_and_records_it(path):
