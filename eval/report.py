@@ -31,7 +31,7 @@ from eval.sample_stats import tokenizer_of
 from eval.scores import Row
 
 PAGE = Path(__file__).parent / "report_page"
-UPLOT = PAGE / "uplot-1.6.32"  # curves: 50 kB, MIT, no dependencies; the next smallest with a log axis has 200 kB
+UPLOT = PAGE / "uplot-1.6.32"  # draws the curves: the files of its npm package, 51 kB, MIT, no dependencies
 SCRIPTS = ("page.js", "curves.js", "questions.js", "trace.js")
 QUESTIONS = "questions"  # the group of the chunks with the questions' own texts
 

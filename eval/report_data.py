@@ -162,9 +162,10 @@ def curves_of(runs: Sequence[ReportRun], benchmark: str) -> list[Row]:
          **{key: cell.settings[key] for key in ("accuracy", "low", "high")}}
         for cell in cells
     ]  # fmt: skip
+    votes = [vote for run in runs for vote in run.votes]
     sampled = [
         {**method, "label": method["method"], "x": method["tokens"]}
-        for method in methods_by_price(cells, [vote for run in runs for vote in run.votes], benchmark)
+        for method in (*methods_by_price(cells, [], benchmark), *methods_by_price([], votes, benchmark))
     ]
     curves = []
     for axis, points in (("thinking", thinking), ("sampled", sampled)):
