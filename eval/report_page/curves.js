@@ -111,6 +111,7 @@ function drawLegend() {
 }
 
 function drawCurves() {
+  byId("curves-section").hidden = !data.curves.some((curve) => curve.benchmark === state.benchmark);
   drawLegend();
   drawChart();
 }
