@@ -7,12 +7,15 @@ Training ids and inference prefixes come from the same pieces, so they cannot dr
     close_ids     = what is appended when thinking ends, by itself or by force
 """
 
+import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from core.config import UserError
 from core.types import Question, Trace
 
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")  # ChatML, Llama 3, Gemma, Phi: not always EOS
 IGNORE_LABEL = -100  # torch's cross-entropy ignores this label
 
 
@@ -43,6 +46,17 @@ PROFILES = {
     # an instruct model without thinking tokens: its end of turn is the end of thinking
     "plain": Profile(start="", ends=(), before_thinking="", after_thinking="", before_attempt=""),
 }
+
+
+def detect_profile(tokenizer: Any, model: str = "") -> str:
+    """The profile that fits a tokenizer: think-tags where its chat template has such a tag, s1 where the model's name
+    says so (s1 models keep Qwen2.5's tokenizer as it is), plain otherwise."""
+    template = str(tokenizer.chat_template)
+    if "<think>" in template or "</think>" in template:
+        return "think-tags"
+    if re.search(r"(?<![a-z0-9])s1(\.1)?(?![a-z0-9.])", model.lower()):
+        return "s1"
+    return "plain"
 
 
 class ChatFormat:
@@ -79,12 +93,16 @@ class ChatFormat:
     def answer_text(self, ids) -> str:
         """The answer part as people and graders read it: a forced cue belongs to it, the delimiter before it and
         special tokens do not. ids: all answer ids of a sample, forced and sampled."""
-        ids = tuple(ids)
+        ids = list(self.after_delimiter(tuple(ids)))
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def after_delimiter(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """What follows the delimiter that closes thinking; all of them where there is none."""
         for delimiter in self.ends[:1]:
             starts = range(len(ids) - len(delimiter) + 1)
             at = next((i for i in starts if ids[i : i + len(delimiter)] == delimiter), None)
-            ids = ids if at is None else ids[at + len(delimiter) :]
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            return ids if at is None else ids[at + len(delimiter) :]
+        return ids
 
     def prompt_ids(self, question: Question | str, system: str | None = None) -> list[int]:
         """Chat template with generation prompt, then the start of thinking (no newline after it, as s1).
@@ -92,6 +110,21 @@ class ChatFormat:
         system: None keeps the template's own default system message.
         """
         return self.opened_ids(self._rendered(question, system))
+
+    def chat_ids(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> list[int]:
+        """The same for any chat: `messages` and `tools` as OpenAI's API writes them, and as templates read them.
+
+        Raises UserError where the template refuses the chat, or takes no tools.
+        """
+        if tools and not self.takes_tools:
+            raise UserError(f"the chat template of {self.tokenizer.name_or_path!r} takes no tools")
+        return self.opened_ids(self._render(messages, tools))
+
+    @property
+    def takes_tools(self) -> bool:
+        """Does the chat template say anything about tools?"""
+        template = self.tokenizer.chat_template
+        return "tools" in (template if isinstance(template, str) else json.dumps(template))
 
     def opened_ids(self, rendered: str) -> list[int]:
         """A chat as its template renders it, generation prompt included, then the start of thinking."""
@@ -112,7 +145,8 @@ class ChatFormat:
         p = self.profile
         rendered = self._rendered(trace.question, system)
         body = self._start_ids(rendered)
-        body += self.encode(p.before_thinking + thinking + p.after_thinking)
+        opened = rendered.endswith(p.start + p.before_thinking)  # the template wrote the newline too
+        body += self.encode(("" if opened else p.before_thinking) + thinking + p.after_thinking)
         body += [*(self.ends[0] if self.ends else ()), *self.encode(p.before_attempt + attempt)]
         body += [self.tokenizer.eos_token_id, *self.encode("\n")]
         header = self.encode(rendered)
@@ -142,7 +176,16 @@ class ChatFormat:
         messages = [{"role": "user", "content": text}]
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self._render(messages)
+
+    def _render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(messages, tools, tokenize=False, add_generation_prompt=True)
+        except (TemplateError, TypeError, KeyError) as error:  # its own refusal, or a message of a kind it cannot write
+            name = self.tokenizer.name_or_path
+            raise UserError(f"the chat template of {name!r} refuses these messages: {error}") from None
 
     def _start_ids(self, rendered: str) -> list[int]:
         # some templates (R1 distills) already open thinking in their generation prompt
@@ -152,9 +195,8 @@ class ChatFormat:
 
     def _end_of_turn_ids(self) -> frozenset[int]:
         ids = {self.tokenizer.eos_token_id} - {None}
-        turn_end = self.tokenizer.convert_tokens_to_ids("<|im_end|>")
-        if turn_end is not None and turn_end != self.tokenizer.unk_token_id:
-            ids.add(turn_end)
+        vocabulary = self.tokenizer.get_vocab()
+        ids.update(vocabulary[end] for end in TURN_ENDS if end in vocabulary)
         if not ids:
             raise UserError(f"the tokenizer of {self.tokenizer.name_or_path!r} names no end-of-turn token")
         return frozenset(ids)
@@ -164,6 +206,7 @@ class ChatFormat:
             first = self.decode(ids[:1])
             special = ids[0] in self.tokenizer.all_special_ids or first in self.tokenizer.get_added_vocab()
             if not special or self.decode(ids) != text:
+                # which ids ordinary text has depends on its neighbours (" </", ">\n\n"), so that no ids would find it
                 raise UserError(
                     f"profile {self.name!r} ends thinking with {text!r}, which the tokenizer of "
                     f"{self.tokenizer.name_or_path!r} splits into ordinary text; choose another profile"

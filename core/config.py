@@ -2,7 +2,7 @@
 
 Every entry is called as `python -m package.module [config.yaml ...] [key=value ...]`, and `--help` lists its keys.
 Unknown keys fail with a suggestion. OmegaConf does the typing and the merging; it also reads 1e-5 as a number,
-which plain YAML does not.
+which plain YAML does not. A schema may name one field that takes free text, as the question of inference.ask.
 """
 
 import copy
@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,11 +25,14 @@ class UserError(Exception):
     """Something the user can mend. Shown as one line, exit status 2; the text names the file, row or key."""
 
 
-def option(default: Any = dataclasses.MISSING, help: str = "", affects_result: bool = True, **kwargs) -> Any:
+def option(
+    default: Any = dataclasses.MISSING, help: str = "", affects_result: bool = True, free_text: bool = False, **kwargs
+) -> Any:
     """A config field with its help text. Without a default the key is required; a list, dict or dataclass is copied.
 
     affects_result: False for what only says how fast or for how much money the work may be done: it does not name the
         run folder (core/runs.py), so an interrupted run goes on under another value.
+    free_text: an argument that is neither a YAML file nor key=value is this field's, letter by letter.
     """
     if default is dataclasses.MISSING:
         default = "???"  # OmegaConf's mark of a mandatory value
@@ -40,7 +44,8 @@ def option(default: Any = dataclasses.MISSING, help: str = "", affects_result: b
         kwargs["default_factory"] = lambda: copy.deepcopy(default)
     else:
         kwargs["default"] = default
-    return dataclasses.field(metadata={"help": help, "affects_result": affects_result}, **kwargs)
+    metadata = {"help": help, "affects_result": affects_result, "free_text": free_text}
+    return dataclasses.field(metadata=metadata, **kwargs)
 
 
 def load(schema: type[T], args: list[str]) -> T:
@@ -53,6 +58,7 @@ def load(schema: type[T], args: list[str]) -> T:
     from omegaconf.errors import OmegaConfBaseException
 
     config = OmegaConf.structured(schema)
+    args, text = _without_free_text(schema, args)
     files = [a for a in args if a.endswith((".yaml", ".yml")) and "=" not in a]
     pairs = [a for a in args if "=" in a]
     for arg in args:
@@ -63,9 +69,28 @@ def load(schema: type[T], args: list[str]) -> T:
             config = _merge(schema, config, _read(file), where=file)
         for pair in pairs:
             config = _merge(schema, config, OmegaConf.from_dotlist([pair]), where=f"argument {pair!r}")
-        return _to_object(config)
+        built = _to_object(config)
+        return dataclasses.replace(built, **text) if text else built
     except OmegaConfBaseException as error:
         raise UserError(str(error).splitlines()[0]) from None
+
+
+def _without_free_text(schema: type, args: list[str]) -> tuple[list[str], dict[str, str]]:
+    """(the arguments that are none, {field: text}). "x=5, what is x*x?" is text too: its blank says that no key was
+    meant, unless there is such a key. Raises UserError for several texts."""
+    name = next((f.name for f in dataclasses.fields(schema) if f.metadata.get("free_text")), None)
+    if name is None:
+        return args, {}
+    keys = {f.name for f in dataclasses.fields(schema)}
+    texts = [a for a in args if not _is_pair(a, keys) and not a.startswith("-") and not a.endswith((".yaml", ".yml"))]
+    if len(texts) > 1:
+        raise UserError(f'several texts ({", ".join(map(repr, texts[:4]))}); put the {name} into quotes: "..."')
+    return [a for a in args if a not in texts], {name: texts[0]} if texts else {}
+
+
+def _is_pair(arg: str, keys: set[str]) -> bool:
+    pair = re.match(r"([A-Za-z_]\w*)[\w.-]*=", arg)
+    return pair is not None and (pair[1] in keys or not re.search(r"\s", arg))
 
 
 def build(schema: type[T], layers: Sequence[str | Mapping[str, Any]], where: str) -> T:

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from core.config import UserError, option
+from core.http_client import SHORTEST_SECRET, check_address, check_key_name, event_data, message_of, read_key, scrubbed
 from core.ledger import AnswerStore, Ledger, Usage
 from core.log import Progress
 from core.runs import OUTPUTS
@@ -28,7 +28,6 @@ FATAL_STATUSES = frozenset({301, 302, 303, 307, 308, 401, 402, 403, 404, 405})
 RETRIED_STATUSES = frozenset({408, 409, 425, 429})  # and all from 500 on
 # Beside the text itself: roles, delimiters, what an endpoint puts around a question
 EXTRA_INPUT_TOKENS = 64
-SHORTEST_SECRET = 8  # a shorter key is a placeholder ("EMPTY"), and may be a word of an answer
 # The server broke off, in its own words (DeepSeek, OpenRouter, vLLM)
 BROKEN_OFF = frozenset({"insufficient_system_resource", "error", "abort"})
 MAX_ERROR_CHARS = 300
@@ -84,16 +83,10 @@ def check(config: Any) -> None:
     api, requests = config.api, config.requests
     if not api.base_url or not api.model:
         raise UserError("an endpoint needs api.base_url=... and api.model=...")
-    url = urlsplit(api.base_url)
-    if url.username or url.password or url.query:
-        raise UserError("api.base_url holds credentials or a query; name the key's variable in requests.api_key_env")
-    if url.scheme not in ("http", "https") or not url.hostname:
-        raise UserError("api.base_url is no http(s) address")
+    check_address(api.base_url, "api.base_url", "requests.api_key_env")
     if len(api.thinking_tags) != 2 or not all(api.thinking_tags):
         raise UserError("api.thinking_tags takes two texts: what opens reasoning and what closes it")
-    if requests.api_key_env is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", requests.api_key_env):
-        # not shown: it may be the key
-        raise UserError("requests.api_key_env takes the name of an environment variable, in capitals, not the key")
+    check_key_name(requests.api_key_env, "requests.api_key_env")
     own = sorted(
         {api.max_tokens_field, "max_tokens", "max_completion_tokens", "messages", "model", "n"} & set(api.options)
     )
@@ -109,14 +102,7 @@ def check(config: Any) -> None:
 
 
 def read_api_key(requests: RequestConfig) -> str | None:
-    if requests.api_key_env is None:
-        return None
-    key = os.environ.get(requests.api_key_env, "").strip()
-    if not key:
-        raise UserError(f"environment variable {requests.api_key_env} (requests.api_key_env) is not set")
-    if not re.fullmatch(r"[!-~]+", key):
-        raise UserError(f"environment variable {requests.api_key_env} holds characters that no key has")
-    return key
+    return read_key(requests.api_key_env, "requests.api_key_env")
 
 
 def worst_usage(text: str, api: ApiConfig, requests: RequestConfig) -> Usage:
@@ -321,10 +307,7 @@ class ChatEndpoint:
         return reply.row(self.scrub)
 
     def scrub(self, text: str) -> str:
-        """Without the key, and as text that can be written: pairs of half characters joined, lone ones replaced."""
-        if self._api_key and len(self._api_key) >= SHORTEST_SECRET:
-            text = text.replace(self._api_key, "[key]")
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return scrubbed(text, self._api_key)
 
     def _messages(self, text: str) -> list[dict[str, str]]:
         system = [] if self.api.system is None else [{"role": "system", "content": self.api.system}]
@@ -338,13 +321,9 @@ class ChatEndpoint:
 
     def _refused(self, response: Any) -> RequestFailed:
         body = self.scrub(response.content.decode("utf-8", "replace"))  # before anything is cut
-        try:
-            said = json.loads(body)["error"]
-            said = said["message"] if isinstance(said, dict) else said
-        except (ValueError, TypeError, KeyError, RecursionError):
-            said = " ".join(body.split())
         wait = seconds_of(response.headers.get("retry-after"))
-        return RequestFailed(f"HTTP {response.status_code}: {said}", response.status_code, retry_after=wait)
+        error = f"HTTP {response.status_code}: {message_of(body)}"
+        return RequestFailed(error, response.status_code, retry_after=wait)
 
     async def _collect(self, response: Any, reply: Reply) -> None:
         """Raises RequestFailed where the answer stops before its end."""
@@ -360,22 +339,10 @@ class ChatEndpoint:
             reply.malformed = reply.malformed or "no finish_reason"
 
     async def _read_stream(self, response: Any, reply: Reply) -> None:
-        rest = b""
-        async for data in response.iter_bytes():
-            *lines, rest = (rest + data).split(b"\n")  # not at U+2028 and the like, which JSON may hold
-            for line in lines:
-                self._read_line(line, reply)
-            if reply.is_done:
+        async for data in event_data(response.iter_bytes()):
+            if data == b"[DONE]":
+                reply.is_done = True
                 return
-        self._read_line(rest, reply)
-
-    def _read_line(self, line: bytes, reply: Reply) -> None:
-        if not line.startswith(b"data:"):
-            return  # comments keep the connection alive
-        data = line[5:].strip()
-        if data == b"[DONE]":
-            reply.is_done = True
-        elif not reply.is_done:
             reply.add(self.scrub(data.decode("utf-8", "replace")))
 
 

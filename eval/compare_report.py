@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from eval.scores import Row
+from eval.samples import Row
 
 # Okabe and Ito's colour-blind-safe palette; with a shape for each, so that nothing hangs on colour alone
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

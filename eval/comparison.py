@@ -17,7 +17,8 @@ from core.runs import finished
 from core.types import read_jsonl
 from eval.metrics import flips, mcnemar, mean_interval, paired_difference, power_at, questions_needed
 from eval.optimal import compute_optimal
-from eval.scores import Row, by_question
+from eval.samples import Row, by_cell
+from eval.scores import by_question
 
 BOUND = "pass_at_k"  # what a perfect choice among k samples would reach; nothing that can be done
 NOT_COMPARED = ("segments", "response", "paths")  # of a row, most of its size
@@ -77,10 +78,10 @@ def load_cells(path: str | Path, run: str) -> tuple[list[EvalCell], list[Row]]:
     if not (path / "scores.json").exists():
         raise UserError(f"{path} has no scores.json: not a run of eval.run")
     scores = json.loads((path / "scores.json").read_text())
-    rows: dict[tuple[str, str], list[Row]] = {}
-    for row in read_jsonl(path / "samples.jsonl"):
-        slim = {key: value for key, value in row.items() if key not in NOT_COMPARED}
-        rows.setdefault((row.get("benchmark", "questions"), row["cell"]), []).append(slim)
+    rows = by_cell(
+        {key: value for key, value in row.items() if key not in NOT_COMPARED}
+        for row in read_jsonl(path / "samples.jsonl")
+    )
     settings = {(s.get("benchmark", "questions"), s["cell"]): s for s in scores["cells"]}
     ordered = [key for key in settings if key in rows] + [key for key in rows if key not in settings]
     cells = [EvalCell(run, *key, settings.get(key, {}), rows[key]) for key in ordered]

@@ -7,7 +7,6 @@ the accepted try or of the chosen path.
 import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from core.chat import ChatFormat
 from core.config import UserError
@@ -15,7 +14,7 @@ from core.cost import ModelShape
 from eval.cells import Cell
 from eval.draw import Drawn, Task
 from eval.rejection import Outcome, Rejection, RejectionConfig, check_rejection, rejection_label, run_rejections
-from eval.samples import Row, decided, graded_row
+from eval.samples import Row, decided, flops_of, graded_row
 from eval.scorers import Scorer
 from eval.search import Search, SearchConfig, check_search, run_searches, search_label, stop_ids_of
 from inference.budget import Budget, ForcedDecode, derived_seed
@@ -139,7 +138,7 @@ class DrawnTry:
             "num_cached_tokens": None,
         }
         row["num_sampled_tokens"] = row["num_thinking_tokens"] + row["num_answer_tokens"]
-        return with_flops(row, shape) | (EXHAUSTED if is_exhausted else {})
+        return row | {"flops": flops_of(row, shape)} | (EXHAUSTED if is_exhausted else {})
 
 
 @dataclass(frozen=True)
@@ -169,14 +168,8 @@ class DrawnSearch:
         }
         failed = [leaf for leaf in leaves if leaf["ended"] == "error"]
         why = {name: failed[0][name] for name in ("ended", "error")} if failed else {}
-        return decided(with_flops(row, shape), task.question) | why
+        return decided(row | {"flops": flops_of(row, shape)}, task.question) | why
 
 
 PATH_COLUMNS = ("segments", "ended", "answer_finish", "repetition", "error", "mean_logprob", "response",
                 "num_thinking_tokens", "num_answer_tokens", "correct", "extracted", "grader")  # fmt: skip
-
-
-def with_flops(row: Row, shape: ModelShape | None) -> dict[str, Any]:
-    """By the model that samples; what a scorer reads is another model's, and not in it."""
-    total = row["num_prompt_tokens"] + row["num_sampled_tokens"] + row["num_forced_tokens"]
-    return row | {"flops": shape and shape.forward_flops(total)}

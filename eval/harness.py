@@ -24,14 +24,13 @@ from typing import Any
 
 from core.config import UserError
 from core.types import Question, numbered_lines, read_jsonl, write_jsonl
+from eval.samples import Row
 from inference.budget import Budget
 
 FORMAT_VERSION = "0.4.13"
 METRIC = "exact_match"
 LENGTHS = {"thinking_tokens": "num_thinking_tokens", "answer_tokens": "num_answer_tokens"}
 BUDGET_KEYS = (*(f.name for f in fields(Budget)), "control", "asked")
-
-Row = dict[str, Any]
 
 
 # Writing

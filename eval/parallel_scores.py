@@ -16,7 +16,7 @@ from eval.cells import Cell
 from eval.grading import same_answer
 from eval.metrics import mean_interval
 from eval.parallel import Candidate, answer_classes, best_of_k, majority_at_k, pass_at_k, weighted_vote_at_k
-from eval.samples import Row
+from eval.samples import Row, by_cell
 from eval.scorers import ScoredPath, Scorer
 from eval.search import texts_of
 
@@ -35,14 +35,14 @@ def parallel_of(
     The methods that need scores are left out where samples have none. Answers that could not be graded are no
     candidates, and a question with fewer than k candidates is not counted at k.
     """
-    grouped: dict[tuple[str, str], dict[str, list[Row]]] = {}
-    for row in rows:
-        grouped.setdefault((row["benchmark"], row["cell"]), {}).setdefault(row["question_id"], []).append(row)
+    grouped = by_cell(rows)
     entries = []
     for benchmark, own in questions.items():
         types = {question.id: question.answer_type for question in own}
         for cell in cells:
-            by_question = grouped.get((benchmark, cell.label), {})
+            by_question: dict[str, list[Row]] = {}
+            for row in grouped.get((benchmark, cell.label), []):
+                by_question.setdefault(row["question_id"], []).append(row)
             if cell.way is None:
                 found = _of_samples(by_question, types, ks)
             elif cell.way == "rejection_sampling":

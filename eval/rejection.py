@@ -53,6 +53,10 @@ class Try:
     def phase(self) -> str:
         return self.decode.phase
 
+    @property
+    def is_done(self) -> bool:
+        return self.decode.is_done
+
     def next_request(self) -> Request | None:
         if self.decode.phase == "answer" and not self.is_answered:
             return None

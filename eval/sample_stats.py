@@ -22,8 +22,8 @@ from core.config import UserError, option, run_entry
 from core.log import say
 from core.runs import finished
 from core.types import read_jsonl
+from eval.samples import Row
 
-Row = dict[str, Any]
 PERCENTILES = (5, 25, 50, 75, 95)
 NUM_BINS = 4  # accuracy by length: quarters of the samples
 STEPS_LEFT = re.compile(r"(?:^|<\|im_start\|>)\s*\d+ steps left\n", re.MULTILINE)

@@ -24,6 +24,14 @@ def key_of(row: Row) -> Key:
     return row.get("benchmark", "questions"), row["cell"], row["question_id"], row["repeat"]
 
 
+def by_cell(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """{(benchmark, cell): its rows}"""
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(key_of(row)[:2], []).append(row)
+    return grouped
+
+
 def graded_row(drawn: Drawn, chat: ChatFormat, shape: ModelShape | None = None) -> Row:
     """The row of one sample. shape: of its model, for the FLOPs."""
     task, sample = drawn.task, drawn.sample
@@ -39,16 +47,18 @@ def graded_row(drawn: Drawn, chat: ChatFormat, shape: ModelShape | None = None) 
 
 def cost_of(sample: Sample, seconds: float, shape: ModelShape | None) -> dict[str, Any]:
     """Of the sample alone, as if nothing were shared: tokens by origin, seconds from start to end among all that ran
-    beside it, and an estimate of its FLOPs (each token read or written once)."""
+    beside it, and an estimate of its FLOPs."""
     forced = sum(len(s.token_ids) for s in sample.segments if s.source == "forced")
-    sampled = len(sample.token_ids) - forced
-    total = sample.num_prompt_tokens + sampled + forced
-    return {
-        "num_sampled_tokens": sampled,
-        "num_forced_tokens": forced,
-        "seconds": round(seconds, 3),
-        "flops": shape and shape.forward_flops(total),
-    }
+    tokens = {"num_sampled_tokens": len(sample.token_ids) - forced, "num_forced_tokens": forced}
+    flops = flops_of({"num_prompt_tokens": sample.num_prompt_tokens, **tokens}, shape)
+    return {**tokens, "seconds": round(seconds, 3), "flops": flops}
+
+
+def flops_of(row: Row, shape: ModelShape | None) -> float | None:
+    """Of the model that samples: each token read or written once. What a scorer reads is another model's."""
+    return shape and shape.forward_flops(
+        row["num_prompt_tokens"] + row["num_sampled_tokens"] + row["num_forced_tokens"]
+    )
 
 
 def verdict(grade: Grade) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from itertools import groupby
 
 from core.log import say
-from eval.scores import Row
+from eval.samples import Row
 
 
 def print_cells(name: str, scores: Iterable[Row]) -> None:

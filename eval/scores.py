@@ -9,8 +9,7 @@ from typing import Any
 
 from eval.cells import Cell
 from eval.metrics import Limit, mean_interval, measures
-
-Row = dict[str, Any]
+from eval.samples import Row, by_cell
 
 
 def by_question(rows: Iterable[Row]) -> dict[str, list[float]]:
@@ -51,7 +50,7 @@ def cost(rows: list[Row]) -> dict[str, Any]:
 
 def scores_of(rows: list[Row], benchmarks: Iterable[str], cells: Sequence[Cell]) -> list[Row]:
     """Scores of every benchmark and cell, in the grid's order, overall and by domain."""
-    grouped = _grouped(rows)
+    grouped = by_cell(rows)
     scores = []
     for benchmark in benchmarks:
         for cell in cells:
@@ -67,7 +66,7 @@ def scores_of(rows: list[Row], benchmarks: Iterable[str], cells: Sequence[Cell])
 def measures_of(rows: list[Row], benchmarks: Iterable[str], cells: Sequence[Cell]) -> list[Row]:
     """Control, Scaling and Performance of every method with at least two cells, over the questions graded in all of
     them. Control of asking for short or long thinking needs the same cell without asking; it is None otherwise."""
-    grouped = _grouped(rows)
+    grouped = by_cell(rows)
     measured = []
     for benchmark in benchmarks:
         for method in dict.fromkeys(cell.method for cell in cells):
@@ -117,13 +116,6 @@ def _mean_tokens(rows: list[Row]) -> float | None:
 def _interval(values: tuple[float, float, float]) -> list[float | None]:
     """[value, low, high]; None for what cannot be said."""
     return [None if math.isnan(value) else value for value in values]
-
-
-def _grouped(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    grouped: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        grouped.setdefault((row["benchmark"], row["cell"]), []).append(row)
-    return grouped
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

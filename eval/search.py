@@ -98,11 +98,16 @@ class Step:
         self.num_cached_tokens = 0
         self._ends: frozenset[int] = frozenset()  # what the decoding itself stops at
         self._num_blank = 0  # delimiters with which the step began: they alone are no step
+        self._num_received = 0  # ids of the request in flight
         self._is_over = False
 
     @property
     def phase(self) -> str:
         return self.decode.phase
+
+    @property
+    def is_done(self) -> bool:
+        return self.decode.is_done
 
     def next_request(self) -> Request | None:
         if not self.answer and (self._is_over or self.decode.phase == "answer"):
@@ -117,14 +122,16 @@ class Step:
         return replace(request, max_tokens=most, stop_token_ids=self._ends | self.stop_ids)
 
     def advance(self, delta: Delta) -> None:
-        self.num_cached_tokens += delta.num_cached_tokens or 0
+        self._num_received += len(delta.token_ids)
         at_delimiter = self._is_at_delimiter(delta)
         if at_delimiter:
             delta = replace(delta, finish_reason="length")  # it belongs to the step, and thinking goes on
         self.decode.advance(delta)
         if delta.finish_reason is None:
             return
-        is_blank = at_delimiter and len(delta.token_ids) == 1
+        self.num_cached_tokens += delta.num_cached_tokens or 0
+        is_blank = at_delimiter and self._num_received == 1
+        self._num_received = 0
         self._num_blank += is_blank
         self._is_over = not self.decode.is_probing and not (is_blank and self._num_blank < self.max_tokens)
 

@@ -9,7 +9,8 @@ from core.config import UserError
 from core.runs import finished, read_record
 from core.types import read_jsonl
 from eval.metrics import control, flips, paired_difference, performance, scaling
-from eval.scores import Row, by_question, score
+from eval.samples import Row
+from eval.scores import by_question, score
 
 
 @dataclass(frozen=True)

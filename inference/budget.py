@@ -29,7 +29,9 @@ class Budget:
         vLLM calls the same limit `thinking_token_budget`.
     min_thinking_tokens: ends are suppressed while thinking is shorter, any number of times; the maximum wins.
     num_ignore: how many ends of thinking to replace by `ignore_text`.
-    cue: written after a forced close. max_answer_tokens: reserved in the context before thinking starts.
+    cue: written after a forced close.
+    max_answer_tokens: of the answer. answer_reserve: how many of them are kept free in the context before thinking
+        starts; None: all.
     budget_per_round: each ignored end starts a fresh max_thinking_tokens, as the released evaluator did; the paper
         (and the default) has one budget for the whole span.
     """
@@ -41,6 +43,7 @@ class Budget:
     cue: str = "\nFinal Answer:"
     max_answer_tokens: int = 512
     budget_per_round: bool = False
+    answer_reserve: int | None = None
 
     def __post_init__(self):
         limit = self.max_thinking_tokens
@@ -50,6 +53,8 @@ class Budget:
             raise ValueError("min_thinking_tokens and num_ignore cannot be negative")
         if self.max_answer_tokens < 1:
             raise ValueError(f"max_answer_tokens={self.max_answer_tokens}: at least one token is needed for an answer")
+        if self.answer_reserve is not None and not 1 <= self.answer_reserve <= self.max_answer_tokens:
+            raise ValueError(f"answer_reserve={self.answer_reserve}: expected 1 to max_answer_tokens")
 
 
 class ForcedDecode:
@@ -187,7 +192,8 @@ class ForcedDecode:
     def _start(self) -> None:
         chat, budget = self._chat, self._budget
         longest_close = len(chat.close_ids(forced=True, cue=budget.cue))
-        self._context_room = self._max_model_len - len(self._ids) - longest_close - budget.max_answer_tokens
+        reserve = budget.max_answer_tokens if budget.answer_reserve is None else budget.answer_reserve
+        self._context_room = self._max_model_len - len(self._ids) - longest_close - reserve
         if self._context_room < 0:
             needed = self._max_model_len - self._context_room
             error = f"prompt, close and answer need {needed} tokens, the context has {self._max_model_len}"

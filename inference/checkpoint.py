@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from core.chat import detect_profile
 from core.config import UserError
 
 WEIGHTS = ["*.safetensors", "*.gguf", "*.onnx"]
@@ -73,6 +74,15 @@ def load_tokenizer(path: str | Path) -> Any:
         raise UserError(f"{path}: no usable tokenizer in this folder ({str(error).splitlines()[0][:200]})") from None
 
 
+def profile_of(model: str, path: str | Path, tokenizer: Any) -> str:
+    """The chat profile to use with a model: what train.sft wrote into its config.json, else what fits the tokenizer.
+
+    model: as the user named it. path: its local folder.
+    """
+    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    return config.get("thinking_profile") or detect_profile(tokenizer, model)
+
+
 def _before_torch() -> None:
     """Settings torch reads when it is first imported, which transformers does. What the caller has set stays."""
     # OpenMP threads that wait burn their core for milliseconds; beside any other process that halves the speed.
@@ -109,6 +119,12 @@ def context_of(path: str | Path) -> int | None:
     config = config.get("text_config", config)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     return None if "factor" in rope else config.get("max_position_embeddings")
+
+
+def vocab_size_of(path: str | Path) -> int | None:
+    """Rows of the model's embedding, padding included; None where its config does not say."""
+    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    return config.get("text_config", config).get("vocab_size")
 
 
 def architecture_of(path: str | Path) -> str:

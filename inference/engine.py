@@ -8,7 +8,7 @@ ends, its next request goes in, while the others go on. No round waits for its s
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from core.config import UserError, option
@@ -77,11 +77,16 @@ class Engine(Protocol):
     def submit(self, key: Hashable, request: Request) -> None: ...
 
     def step(self) -> list[tuple[Hashable, Delta]]:
-        """Blocks until there is something to say; empty only when idle."""
+        """Waits until there is something to say, or a moment where others do the work. When idle: empty, and what was
+        held for a request that might have gone on is freed."""
         ...
 
     def cancel(self, key: Hashable) -> None:
         """No delta follows for this key."""
+        ...
+
+    def kv_cache_usage(self) -> float | None:
+        """Share of the KV cache that running requests hold; None where the engine does not say."""
         ...
 
     def reset_prefix_cache(self) -> None: ...
@@ -91,33 +96,45 @@ class Engine(Protocol):
 
 @dataclass
 class EngineConfig:
-    """How to load a model. `options` passes verbatim to vLLM's EngineArgs, or to from_pretrained for transformers."""
+    """How to load a model. `options` passes verbatim to vLLM's EngineArgs, to from_pretrained for transformers, or
+    into each request to a running server."""
 
-    backend: str = option("auto", help="vllm, transformers, or auto: vllm where it is installed")
+    backend: str = option("auto", help="vllm, transformers, openai (a running server), or auto: what there is")
     dtype: str = option("auto", help="auto (the checkpoint's), bfloat16, float32, float16")
     max_model_len: int = option(4096, help="prompt + thinking + answer, in tokens")
     max_num_seqs: int = option(64, help="sequences decoded at a time")
     batch_invariant: bool = option(False, help="vLLM on GPUs: results do not depend on what is decoded beside (slower)")
     revision: str | None = option(None, help="hub revision, when the model is a hub id")
     options: dict[str, Any] = option({}, help="passed verbatim to the backend")
+    base_url: str | None = option(None, help="openai: a running server, up to and with /v1; model= names its tokenizer")
+    served_model_name: str | None = option(None, help="openai: what the server calls the model; null: its only one")
+    api_key_env: str | None = option(None, help="openai: environment variable that holds the key; null sends none")
+    retokenize: bool = option(False, help="openai: also servers without token ids, by encoding their text (not exact)")
 
 
 def load_engine(model: str, config: EngineConfig) -> tuple[Engine, Any]:
     """(engine, tokenizer) for a local folder or a hub id.
 
-    Raises UserError for a folder that is no model, an unreachable hub, an unknown backend, or too little memory.
+    Raises UserError for a folder that is no model, an unreachable hub, an unknown backend, or too little memory; and
+    what `inference.openai_engine` raises, where engine.base_url names a running server.
     """
     from inference import checkpoint
 
     backend = config.backend
     if backend == "auto":
-        backend = "vllm" if checkpoint.has_vllm() else "transformers"
-    if backend not in ("vllm", "transformers"):
-        raise UserError(f"engine.backend={backend!r} is unknown; use vllm, transformers or auto")
+        backend = "openai" if config.base_url else "vllm" if checkpoint.has_vllm() else "transformers"
+    if backend not in ("vllm", "transformers", "openai"):
+        raise UserError(f"engine.backend={backend!r} is unknown; use vllm, transformers, openai or auto")
+    if config.base_url and backend != "openai":
+        raise UserError(f"engine.base_url is for engine.backend=openai, not {backend}")
     if config.batch_invariant and backend == "transformers":
         raise UserError("engine.batch_invariant is vLLM's; with transformers use engine.dtype=float32")
-    path = checkpoint.resolve(model, config.revision)
+    path = checkpoint.resolve(model, config.revision, weights=backend != "openai")
     tokenizer = checkpoint.load_tokenizer(path)
+    if backend == "openai":
+        from inference.openai_engine import OpenAIEngine
+
+        return OpenAIEngine(path, tokenizer, config), tokenizer
     if backend == "vllm":
         from inference.vllm_engine import VllmEngine as Backend
     else:
@@ -154,6 +171,7 @@ class Decoding(Protocol):
     """What the driver drives: see `inference.budget.ForcedDecode`."""
 
     phase: str
+    is_done: bool
 
     def next_request(self) -> Request | None: ...
 
@@ -179,7 +197,8 @@ class Driver:
     sampling, a server) calls `add` and `step` instead; between two steps anything may be added.
 
     store: continuations known already are answered from it, and what is in flight is asked once
-        (inference/continuations.py). None: every decoding asks for itself.
+        (inference/continuations.py). None: every decoding asks for itself, and is told of new ids as they come; one
+        that is done before its request has ended has it cancelled.
     num_sampled: tokens the engine really produced, by phase ("thinking", "answer").
     num_prompt: tokens of the prefixes it was given; num_cached: those of them that it found in its cache.
     """
@@ -268,19 +287,31 @@ class Driver:
         if flight.num_cached_tokens is None:
             flight.num_cached_tokens = delta.num_cached_tokens
         self.num_sampled[flight.phase] += len(delta.token_ids)
-        if delta.finish_reason is None:
+        is_over = delta.finish_reason is not None
+        if self.store is None:
+            [(_, decoding)] = flight.waiting
+            decoding.advance(replace(delta, num_cached_tokens=flight.num_cached_tokens))
+            if decoding.is_done and not is_over:
+                self.engine.cancel(flight_key)
+                is_over = True
+        if not is_over:
             return
         del self._flights[flight_key]
         self.num_cached += flight.num_cached_tokens or 0
+        if self.store is not None:
+            self._remember(flight, delta)
+        for key, decoding in flight.waiting:
+            self._go_on(key, decoding)
+
+    def _remember(self, flight: _Flight, last: Delta) -> None:
+        """Everyone, the asker too, is then answered by lookup."""
         logprobs = tuple(flight.logprobs) if flight.asked.logprobs else None
-        whole = Delta(tuple(flight.token_ids), delta.finish_reason, flight.num_cached_tokens, delta.error, logprobs)
-        if self.store is None or delta.finish_reason == "error":
+        whole = Delta(tuple(flight.token_ids), last.finish_reason, flight.num_cached_tokens, last.error, logprobs)
+        if last.finish_reason == "error":
             for _, decoding in flight.waiting:
                 decoding.advance(whole)
         else:
-            self.store.add(flight.asked, whole)  # everyone, the asker too, is then answered by lookup
-        for key, decoding in flight.waiting:
-            self._go_on(key, decoding)
+            self.store.add(flight.asked, whole)
 
 
 def _name(key: Hashable) -> str:

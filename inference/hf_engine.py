@@ -10,6 +10,7 @@ import json
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,16 @@ class SlotCache(Cache):
                 tensors[layer] = self._zeros(old)
                 tensors[layer][: old.shape[0], :, : old.shape[2]] = old
 
-    def aim(self, slots: torch.Tensor, positions: torch.Tensor, longest: int) -> None:
-        """slots: [rows]. positions: [rows, new], where the new tokens go. longest: of these rows, with the new."""
-        self.slots, self.positions, self.longest = slots, positions, longest
+    def aim(self, slots: list[int], starts: list[int], positions: torch.Tensor) -> None:
+        """slots, starts: of each row, where its new tokens begin. positions: [rows, new], where they go."""
+        self.longest = max(starts) + positions.shape[1]
+        # neighbours are read where they lie; other rows are copied, in every layer and for every token
+        are_neighbours = slots[-1] - slots[0] + 1 == len(slots)
+        self.rows = slice(slots[0], slots[-1] + 1) if are_neighbours else torch.tensor(slots, device=positions.device)
+        self.places: tuple = self.rows, slice(None), slice(starts[0], self.longest)
+        self.are_even = min(starts) == max(starts)
+        if not self.are_even:
+            self.places = torch.tensor(slots, device=positions.device)[:, None], slice(None), positions
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *args, **kwargs):
         """Stores [rows, kv_heads, new, head_dim]; returns all of the rows, [rows, kv_heads, longest, ...]."""
@@ -58,9 +66,9 @@ class SlotCache(Cache):
             self.keys.append(self._zeros(keys))
             self.values.append(self._zeros(values))
         for stored, new in ((self.keys[layer_idx], keys), (self.values[layer_idx], values)):
-            stored[self.slots[:, None], :, self.positions] = new.transpose(1, 2)
-        rows = self.slots, slice(None), slice(self.longest)
-        return self.keys[layer_idx][rows], self.values[layer_idx][rows]
+            stored[self.places] = new if self.are_even else new.transpose(1, 2)
+        whole = self.rows, slice(None), slice(self.longest)
+        return self.keys[layer_idx][whole], self.values[layer_idx][whole]
 
     def copy(self, source: int, target: int, length: int) -> None:
         for tensor in (*self.keys, *self.values):
@@ -72,11 +80,13 @@ class SlotCache(Cache):
 
 def grouped_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
     """Attention with shared key-value heads, without repeating them: the queries of a group share one head, so they
-    become further rows of it. query: [rows, heads, new, head_dim], mask: [rows, 1, new, longest]."""
+    become further rows of it. query: [rows, heads, new, head_dim], mask: [rows, 1, new, longest], None: all is seen."""
     rows, heads, new, head_dim = query.shape
     group = heads // key.shape[1]
     query = query.reshape(rows, key.shape[1], group * new, head_dim)
-    out = scaled_dot_product_attention(query, key, value, attention_mask.repeat(1, 1, group, 1), scale=scaling)
+    if attention_mask is not None and new > 1:  # a single new token's mask broadcasts over the group
+        attention_mask = attention_mask.repeat(1, 1, group, 1)
+    out = scaled_dot_product_attention(query, key, value, attention_mask, scale=scaling)
     return out.reshape(rows, heads, new, value.shape[3]).transpose(1, 2).contiguous(), None
 
 
@@ -113,19 +123,25 @@ class TransformersEngine:
         transformers.AttentionInterface.register("grouped", grouped_attention)
         options = {"dtype": dtype, "attn_implementation": "grouped"} | config.options
         self.model = transformers.AutoModelForCausalLM.from_pretrained(path, **options).eval()
+        self._is_grouped = options["attn_implementation"] == "grouped"  # others build a mask where they get none
         _check_full_attention(self.model.config, path)
         if "device_map" not in options:
             self.model.to(self.device)
         self.max_model_len = config.max_model_len
         self.num_token_ids = min(len(tokenizer), self.model.config.get_text_config().vocab_size)
-        parts = {"weights": digest_of(path), "dtype": str(self.model.dtype), "device": self.device,
-                 "engine": f"transformers {transformers.__version__} torch {torch.__version__}",
-                 "num_token_ids": self.num_token_ids, "options": config.options}  # fmt: skip
-        self.fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        self._path, self._options = path, config.options
         self._waiting: deque[tuple[Hashable, Request]] = deque()
         self._slots = [_Slot() for _ in range(config.max_num_seqs)]
         self._cache = SlotCache()
         self._clock = 0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Read from all of the weights, so not before somebody asks."""
+        parts = {"weights": digest_of(self._path), "dtype": str(self.model.dtype), "device": self.device,
+                 "engine": f"transformers {transformers.__version__} torch {torch.__version__}",
+                 "num_token_ids": self.num_token_ids, "options": self._options}  # fmt: skip
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def submit(self, key: Hashable, request: Request) -> None:
         assert len(request.prefix) + request.max_tokens <= self.max_model_len, "request exceeds the context"
@@ -144,6 +160,9 @@ class TransformersEngine:
         for slot in self._slots:
             if slot.active is not None and slot.active.key == key:
                 slot.active = None
+
+    def kv_cache_usage(self) -> float:
+        return sum(slot.active is not None for slot in self._slots) / len(self._slots)
 
     def reset_prefix_cache(self) -> None:
         """Forgets what finished requests left."""
@@ -194,9 +213,10 @@ class TransformersEngine:
         """The next-token logits [rows, num_token_ids], on the CPU in float32."""
         ids = torch.tensor(token_ids, device=self.device)
         positions = torch.tensor(starts, device=self.device)[:, None] + torch.arange(ids.shape[1], device=self.device)
-        longest = max(starts) + ids.shape[1]
-        mask = torch.arange(longest, device=self.device) <= positions[:, None, :, None]
-        self._cache.aim(torch.tensor(slots, device=self.device), positions, longest)
+        self._cache.aim(slots, starts, positions)
+        mask = None
+        if ids.shape[1] > 1 or not self._cache.are_even or not self._is_grouped:
+            mask = torch.arange(self._cache.longest, device=self.device) <= positions[:, None, :, None]
         out = self.model(
             input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=self._cache,
             use_cache=True, logits_to_keep=1,

@@ -40,6 +40,9 @@ class ScriptedEngine:
     def cancel(self, key: Hashable) -> None:
         self._active.pop(key, None)
 
+    def kv_cache_usage(self) -> float:
+        return float(bool(self._active))
+
     def reset_prefix_cache(self) -> None:
         pass  # has none
 

@@ -109,6 +109,10 @@ class VllmEngine:
             self._engine.add_request(name, {"prompt_token_ids": list(request.prefix)}, params)
         self._keys[name], self._names[key] = key, name
 
+    def kv_cache_usage(self) -> float | None:
+        core = getattr(self._engine.engine_core, "engine_core", None)  # in this process
+        return None if core is None else core.scheduler.get_kv_cache_usage()
+
     def step(self) -> list[tuple[Hashable, Delta]]:
         self._sessions.release()
         outputs: list = []

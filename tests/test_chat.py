@@ -3,7 +3,7 @@
 import pytest
 from tiny_tokenizer import CHATML, tiny_tokenizer
 
-from core.chat import IGNORE_LABEL, PROFILES, ChatFormat
+from core.chat import IGNORE_LABEL, PROFILES, ChatFormat, detect_profile
 from core.config import UserError
 from core.types import Question, Trace
 
@@ -77,3 +77,35 @@ def test_what_cannot_work_is_refused_before_any_work():
         ChatFormat("think-tags", tiny_tokenizer(special_tokens=("<|endoftext|>", "<|im_start|>", "<|im_end|>")))
     with pytest.raises(UserError, match="contains the delimiter"):
         ChatFormat("s1", tiny_tokenizer()).training_ids(Trace(QUESTION, "a<|im_start|>answer b", "1", "x"))
+
+
+def test_a_chat_goes_through_the_template_as_the_question_does():
+    chat = ChatFormat("s1", tiny_tokenizer())
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTION.text}]
+    assert chat.chat_ids(messages) == chat.prompt_ids(QUESTION, "Be brief.")
+
+
+def test_tools_go_to_the_template_or_are_refused():
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    with pytest.raises(UserError, match="takes no tools"):
+        ChatFormat("s1", tiny_tokenizer()).chat_ids([{"role": "user", "content": "Hi"}], tools)
+    chat = ChatFormat("s1", tiny_tokenizer(chat_template="{{ tools[0].function.name }}: " + CHATML))
+    assert chat.decode(chat.chat_ids([{"role": "user", "content": "Hi"}], tools)).startswith("add: <|im_start|>user")
+
+
+def test_a_template_that_refuses_a_chat_says_why():
+    picky = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(UserError, match="refuses these messages: roles must alternate"):
+        ChatFormat("s1", tiny_tokenizer(chat_template=picky)).chat_ids([{"role": "user", "content": "Hi"}])
+
+
+def test_a_profile_is_found_from_the_tokenizer_or_the_name():
+    without_tags = tiny_tokenizer()
+    opens = tiny_tokenizer(chat_template=CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif"))
+    strips = tiny_tokenizer(chat_template="{% set x = messages[0].content.split('</think>') %}" + CHATML)
+    assert detect_profile(opens) == detect_profile(strips, "simplescaling/s1-32B") == "think-tags"
+    assert detect_profile(without_tags, "Qwen/Qwen2.5-7B-Instruct") == "plain"
+    for name in ("simplescaling/s1-32B", "simplescaling/s1.1-7B", "models/s1", "my_s1_model"):
+        assert detect_profile(without_tags, name) == "s1"
+    for name in ("outputs1", "gps1-7b", "s10", "s1.5-7B", "s123"):
+        assert detect_profile(without_tags, name) == "plain"

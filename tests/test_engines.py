@@ -2,6 +2,7 @@
 
 import importlib.util
 import random
+import time
 from dataclasses import replace
 
 import pytest
@@ -42,8 +43,10 @@ def run(engine, requests: dict) -> dict:
     for key, request in requests.items():
         engine.submit(key, request)
     got = {key: ((), None, None) for key in requests}
-    while deltas := engine.step():
-        for key, delta in deltas:
+    deadline = time.monotonic() + 120
+    while any(reason is None for _, reason, _ in got.values()):
+        assert time.monotonic() < deadline
+        for key, delta in engine.step():
             ids, reason, cached = got[key]
             assert reason is None, "a delta after the end"
             assert delta.token_ids and delta.error is None
@@ -173,8 +176,10 @@ def test_a_cancelled_request_says_nothing_more(engine, model):
         engine.cancel(key)
     engine.submit(0, replace(requests[0], max_tokens=2))  # the key is free again
     got[0] = ()
-    while deltas := engine.step():
-        for key, delta in deltas:
+    deadline = time.monotonic() + 120
+    while any(len(got[key]) < (2 if key == 0 else 30) for key in requests.keys() - set(cancelled[1:])):
+        assert time.monotonic() < deadline
+        for key, delta in engine.step():
             assert key not in cancelled[1:]
             got[key] += delta.token_ids
     assert len(got[0]) == 2

@@ -76,6 +76,27 @@ def test_the_cache_grows_with_need_and_keeps_what_it_holds(folder):
         assert got[key] == decode_naively(model, requests[key], engine.num_token_ids)
 
 
+@pytest.mark.parametrize("lengths", [(20, 20, 20), (20, 7, 33)], ids=["even", "uneven"])
+@pytest.mark.parametrize("leaves", [None, 1, 2])
+def test_rows_side_by_side_and_with_a_gap(folder, lengths, leaves):
+    """Slots are read in place where they lie side by side, and without a mask where all rows are equally long."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    engine = load(folder, max_model_len=256, max_num_seqs=4)
+    requests = {i: Request(tuple(range(10 * i + 7, 10 * i + 7 + n)), 25, frozenset()) for i, n in enumerate(lengths)}
+    got = dict.fromkeys(requests, ())
+    for key, request in requests.items():
+        engine.submit(key, request)
+    for step in range(40):
+        if step == 5 and leaves is not None:
+            engine.cancel(leaves)
+        for key, delta in engine.step():
+            got[key] += delta.token_ids
+    for key in requests.keys() - {leaves}:
+        assert got[key] == decode_naively(model, requests[key], engine.num_token_ids)
+
+
 def test_sliding_window_models_are_refused(tmp_path):
     import torch
     from tiny_tokenizer import tiny_tokenizer

@@ -138,7 +138,9 @@ def test_what_has_no_effect_is_said_and_another_s_budget_is_refused():
     assert without_effect({"num_beams": 1, "until": [], "num_ignore": 2, "top_p": 0.9, "max_gen_toks": 3}) == [
         "num_beams"
     ]
-    with pytest.raises(UserError, match="'thinking_n_ignore' is unknown; a budget is named by budget_per_round, cue"):
+    with pytest.raises(
+        UserError, match="'thinking_n_ignore' is unknown; a budget is named by answer_reserve, budget_per_round"
+    ):
         without_effect({"thinking_n_ignore": 1})
     with pytest.raises(UserError, match="max_thinking_tokens='lots': expected"):
         settings_of(Budget(), {"max_thinking_tokens": "lots"})

@@ -37,12 +37,15 @@ COPIED = (
 )
 
 
-def save_model(trainer, tokenizer, base: Path, folder: Path, dtype: str, max_shard_size: str = "5GB") -> None:
+def save_model(
+    trainer, tokenizer, base: Path, folder: Path, dtype: str, max_shard_size: str = "5GB", profile: str | None = None
+) -> None:
     """Writes the trained model to `folder`, which appears whole or not at all. Collective: every rank calls it.
 
     trainer: of one process, DDP, FSDP2 or ZeRO-3; its model may be a peft model, which is merged into the weights of
         `base` as they are on disk (so also where training saw them quantized).
     base: local folder the training started from.
+    profile: written into config.json as `thinking_profile`, so that others need not guess (inference/checkpoint.py).
 
     Raises UserError on every rank where a weight is not finite, RuntimeError where tensors are missing.
     """
@@ -68,7 +71,8 @@ def save_model(trainer, tokenizer, base: Path, folder: Path, dtype: str, max_sha
                 _write_weights(weights, expected, partial if is_main else None, dtype, max_shard_size, device)
             if is_main:
                 config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-                (partial / "config.json").write_text(json.dumps(exported_config(config, rope, dtype), indent=2) + "\n")
+                config = exported_config(config, rope, dtype) | ({"thinking_profile": profile} if profile else {})
+                (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
                 copy_tokenizer(base, partial, tokenizer.chat_template)
                 _check_weights(partial, expected)
                 for file in partial.iterdir():  # safetensors makes its files readable to nobody else

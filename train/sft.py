@@ -296,7 +296,9 @@ def train(config: SftConfig, prepared: Prepared, folder: Path) -> dict[str, Any]
             step = trainer.state.global_step
             say(f"asked to stop by {stop.stopped}: saved after step {step}; the same command goes on")
         return None
-    save_model(trainer, prepared.tokenizer, prepared.path, folder / "model", config.export_dtype)
+    save_model(
+        trainer, prepared.tokenizer, prepared.path, folder / "model", config.export_dtype, profile=config.profile
+    )
     trainer.accelerator.end_training()
     return headline(prepared, folder / "metrics.jsonl") if is_first() else {}
 
