@@ -155,6 +155,13 @@ def test_a_curve_goes_off_and_on(page, plain):
     assert "switched off" in page.js("byId('chart').textContent")
     page.js("document.querySelector('#legend input').click()")
     assert page.js("chart.series.length") == 2
+    x, y = page.js("""(() => {
+        byId("chart").scrollIntoView();
+        const over = chart.over.getBoundingClientRect(), point = ownCurves()[0].points[0];
+        return [over.left + chart.valToPos(point.x, "x"), over.top + chart.valToPos(point.accuracy, "y")];
+    })()""")
+    page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + 3, y=y + 3)
+    page.until("byId('point').textContent.startsWith('budget forcing, max=64: ')")
     page.js("document.querySelector('#axis [value=sampled]').click()")
     assert page.js("ownCurves()[0].axis") == "sampled" and page.errors == []
 

@@ -10,7 +10,7 @@ function markFlips() {
   for (const [kind, pairs] of [["waits", data.waits], ["differences", data.differences]]) {
     pairs.forEach((pair, i) => {
       const cell = data.cells[pair.a];
-      const name = kind === "waits" ? `${cell.ignore_text ?? "Wait"} \u00d7${cell.num_ignore}` : cell.run;
+      const name = kind === "waits" ? `${cell.ignore_text ?? "Wait"} \u00d7${cell.num_ignore}` : `${cell.run} ${cell.cell}`;
       for (const [direction, arrow] of [["to_right", "wrong \u2192 right"], ["to_wrong", "right \u2192 wrong"]]) {
         for (const question of pair[direction]) {
           if (!flipsOf.has(question)) flipsOf.set(question, []);
