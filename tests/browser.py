@@ -4,6 +4,7 @@ Root without a sandbox, network cut off: for pages of our own alone.
 """
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -128,10 +129,15 @@ def open_browser(chromium: str, folder: Path, seconds: float = 30) -> Iterator[P
     """A new browser with one tab. folder: for its profile. seconds: to wait for any answer."""
     for_it, commands = os.pipe()
     replies, from_it = os.pipe()
-    start = ["sh", "-c", f'exec "$@" 3<&{for_it} 4>&{from_it}', "sh", chromium, *OPTIONS]
+
+    def as_chromium_expects() -> None:  # it reads from 3 and writes to 4; the pipes may have these numbers crosswise
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (for_it, from_it)]
+        for end, number in zip(ends, (3, 4), strict=True):
+            os.dup2(end, number)
+
     process = subprocess.Popen(
-        [*start, f"--user-data-dir={folder / 'profile'}"],
-        pass_fds=(for_it, from_it), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [chromium, *OPTIONS, f"--user-data-dir={folder / 'profile'}"],
+        preexec_fn=as_chromium_expects, pass_fds=(3, 4), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(for_it)
     os.close(from_it)
