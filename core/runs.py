@@ -147,8 +147,11 @@ def finished(path: str | Path) -> Path:
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """run.json of a finished run."""
-    return json.loads((finished(path) / "run.json").read_text())
+    """run.json of a finished run. Raises UserError where there is none, or it is no run folder."""
+    file = finished(path) / "run.json"
+    if not file.is_file():
+        raise UserError(f"{path} has no run.json: not a run folder")
+    return json.loads(file.read_text())
 
 
 def digest_of(path: str | Path) -> str:

@@ -189,12 +189,7 @@ def limits_of(score: Row, context: int | None) -> Limits:
 
 def texts_of(tokenizer: str | None, settings: Row) -> Texts:
     """settings: config.yaml of the run, which names its tokenizer, or its model."""
-    from inference import checkpoint
-
-    named = tokenizer or settings.get("tokenizer")
-    if named is None and Path(str(settings.get("model"))).is_dir():
-        named = settings["model"]
-    loaded = checkpoint.load_tokenizer(checkpoint.resolve(named)) if named else None
+    loaded = tokenizer_of(tokenizer, settings)
     if loaded is None:
         say("no tokenizer at hand, so steps and their tokens are known only in part; give tokenizer=<folder>")
 
@@ -207,6 +202,16 @@ def texts_of(tokenizer: str | None, settings: Row) -> Texts:
         return loaded.decode(ids)
 
     return Texts(thinking, loaded and (lambda text: len(loaded.encode(text, add_special_tokens=False))))
+
+
+def tokenizer_of(named: str | None, settings: Row) -> Any:
+    """The tokenizer that is named, else that of the run's config.yaml, else its model's; None where none is at hand."""
+    from inference import checkpoint
+
+    named = named or settings.get("tokenizer")
+    if named is None and Path(str(settings.get("model"))).is_dir():
+        named = settings["model"]
+    return checkpoint.load_tokenizer(checkpoint.resolve(named)) if named else None
 
 
 def table_of(stats: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ Writes steps.jsonl (the plan), metrics.jsonl (one row a step), checkpoint-*/ and
 the last whole checkpoint, with any number of devices under fsdp2. A file STOP in the run folder makes it save and end.
 """
 
-import dataclasses
 import math
 import os
 import statistics
@@ -22,6 +21,7 @@ from core.config import UserError, option, run_entry
 from core.cost import ModelShape
 from core.log import say
 from core.runs import Run, open_run, read_record, run_path
+from core.tracking import check_wandb, open_wandb
 from core.types import read_jsonl, write_jsonl
 from train import modelcard
 from train.backends import CHECKPOINTING, check_backend, set_environment
@@ -164,8 +164,7 @@ def check(config: SftConfig, devices: int) -> None:
         raise UserError(f"quantize is null or nf4, not {config.quantize!r}")
     if config.quantize and not config.lora_rank:
         raise UserError(f"quantize={config.quantize} freezes the model; set lora_rank to train adapters on it")
-    if config.wandb not in ("off", "offline", "online"):
-        raise UserError(f"wandb is off, offline or online, not {config.wandb!r}")
+    check_wandb(config.wandb)
     for key in ("num_epochs", "batch_size", "max_length", "max_tokens_per_device", "save_steps"):
         if getattr(config, key) < 1:
             raise UserError(f"{key}={getattr(config, key)}: at least 1 is needed")
@@ -318,24 +317,6 @@ def headline(prepared: Prepared, metrics: Path) -> dict[str, Any]:
         "mfu": statistics.median(mfu) if mfu else None,
         "layout": str(prepared.batches.layout),
     }
-
-
-def open_wandb(config: SftConfig, folder: Path):
-    """The wandb run that metrics go to, the same one after a resume; its project is $WANDB_PROJECT, or s1."""
-    try:
-        import wandb
-    except ModuleNotFoundError:
-        raise UserError(f"wandb={config.wandb} needs the package wandb; install it, or use wandb=off") from None
-    try:
-        run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "s1"), id=folder.name, name=folder.name, resume="allow",
-            mode=config.wandb, dir=folder, config=dataclasses.asdict(config),
-            settings=wandb.Settings(silent=True, console="off"),  # our lines stay as they are, and stay ours
-        )  # fmt: skip
-    except wandb.Error as error:
-        raise UserError(f"wandb: {str(error).splitlines()[0].rstrip('.')}, or take wandb=offline") from None
-    say(f"wandb | {run.url}" if config.wandb == "online" else f"wandb | wandb sync {run.settings.sync_dir} sends it")
-    return run
 
 
 def finish(config: SftConfig, run: Run, headline: dict[str, Any]) -> None:
