@@ -13,7 +13,7 @@ from core.types import read_jsonl
 from eval.comparison import EvalCell, load_cells
 from eval.paper import BENCHMARKS, PaperPoint
 from eval.plotting import WAIT, Curve
-from eval.scores import Row
+from eval.samples import Row
 from eval.wait_example import WaitExample
 
 PAPERS_NAME = {ours: theirs for theirs, ours in BENCHMARKS.items()}

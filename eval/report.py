@@ -28,7 +28,7 @@ from eval.compare import named_runs
 from eval.report_data import ReportRun, columns, question_texts, read_run, report_data, sample_entry
 from eval.report_texts import Chunk, Decode, Packer, check_tokenizer, decoder_of, sample_texts, that_fit
 from eval.sample_stats import tokenizer_of
-from eval.scores import Row
+from eval.samples import Row
 
 PAGE = Path(__file__).parent / "report_page"
 UPLOT = PAGE / "uplot-1.6.32"  # draws the curves: the files of its npm package, 51 kB, MIT, no dependencies

@@ -16,7 +16,8 @@ from core.runs import finished
 from core.types import read_jsonl
 from eval.comparison import EvalCell, compare_pair, load_cells, methods_by_price, wait_pairs
 from eval.metrics import mean_interval
-from eval.scores import Row, by_question
+from eval.samples import Row
+from eval.scores import by_question
 
 SETTINGS = (
     "method", "control", "asked", "max_thinking_tokens", "min_thinking_tokens", "num_ignore", "ignore_text",

@@ -15,7 +15,7 @@ from itertools import groupby, zip_longest
 from typing import Any
 
 from core.config import UserError
-from eval.scores import Row
+from eval.samples import Row
 
 CHUNK_CHARS = 100_000  # inflated in a few milliseconds, and long enough to deflate well
 MIN_SHARED = 100  # characters; shorter ones are found by deflating itself

@@ -19,7 +19,8 @@ from eval.plotting import (
     panels,
     tokens_axis,
 )
-from eval.scores import Row, by_question
+from eval.samples import Row
+from eval.scores import by_question
 from eval.wait_example import WaitExample
 
 NUM_BINS = 5  # of difficulty, as in the compute-optimal choice

@@ -12,7 +12,7 @@ from typing import Any
 from core.config import UserError, load
 from core.runs import read_record
 from core.types import read_jsonl
-from eval.scores import Row
+from eval.samples import Row
 
 Key = tuple[str, str, str, int]  # benchmark, cell, question, repeat
 
