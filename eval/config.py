@@ -12,6 +12,8 @@ from eval.scorers import ScorerConfig, check_scorer
 from eval.search import SearchConfig
 from inference.engine import EngineConfig, Sampling
 
+EXPECTED_THINKING = 4000  # between s1-32B's 3,298 on MATH500 and its 6,109 on AIME24 (the s1 paper, Table 13)
+
 
 @dataclass
 class EvalConfig:
@@ -54,6 +56,17 @@ class EvalConfig:
     num_shards: int = option(1, help="how many there are")
     merge: bool = option(False, help="join the finished shards into one run")
     regrade: bool = option(False, help="grade the samples of this finished run again", affects_result=False)
+    dry_run: bool = option(
+        False, help="say cells, samples, tokens and GPU-hours (estimates), and load and sample nothing",
+        affects_result=False,
+    )  # fmt: skip
+    sizes_of: str | None = option(
+        None, help="dry_run: a model of the same sizes, for a hub id whose own are not known", affects_result=False
+    )
+    expected_thinking_tokens: dict[str, int] = option(
+        {}, help=f"dry_run: where nothing is forced, by benchmark; {EXPECTED_THINKING:,} for others",
+        affects_result=False,
+    )  # fmt: skip
     engine: EngineConfig = option(EngineConfig, help="how to load the model")
 
 

@@ -24,6 +24,7 @@ class RejectionConfig:
 
     limits: list[int] = option([], help="thinking tokens, delimiters not counted")
     max_tries: int = option(64, help="per question, repeat and limit")
+    expected_tries: list[int] = option([], help="eval.run dry_run: for each limit", affects_result=False)
     repeats: int = option(1, help="times that each question is answered so")
     window: int = option(4, help="tries of a question made at a time; changes no result", affects_result=False)
 
@@ -32,6 +33,8 @@ def check_rejection(config: RejectionConfig, sampling: Sampling) -> None:
     """Raises UserError for what cannot be sampled."""
     if not config.limits or min(config.limits) < 1 or len(set(config.limits)) < len(config.limits):
         raise UserError(f"rejection.limits={config.limits}: expected different numbers of at least 1")
+    if config.expected_tries and len(config.expected_tries) != len(config.limits):
+        raise UserError("rejection.expected_tries: one number for each of the limits")
     if min(config.max_tries, config.window, config.repeats) < 1:
         raise UserError("rejection: max_tries, window and repeats are at least 1")
     if sampling.temperature == 0:

@@ -3,6 +3,7 @@
     python -m eval.run configs/demo/eval-tuned.yaml model=outputs/train/demo-1234abcd/model questions=outputs/data/...
     python -m eval.run configs/eval/s1-32b.yaml model=simplescaling/s1-32B "benchmarks=[aime24, math500]"
     python -m eval.run configs/eval/s1-32b.yaml model=... "benchmarks=[aime24]" root=<folder of benchmark files>
+    python -m eval.run configs/eval/s1-32b.yaml dry_run=true      # its cells, samples, tokens and GPU-hours; no engine
     python -m eval.run ... regrade=true                   # the same command: grades again, without an engine
     ARRAY=0-7 ./launch.sh --slurm eval.run ...            # eight shards; then num_shards=8 merge=true joins them
 
@@ -14,16 +15,22 @@ entry a benchmark and cell, with intervals) and, for other tools, lm-evaluation-
 from pathlib import Path
 
 from core.config import UserError, run_entry
+from core.log import say
 from core.runs import open_run
 from core.shards import merge
 from eval.config import EvalConfig, check
 from eval.outcome import conclude, regrade, settle_by_judge
+from eval.plan import lines_of, plan_of
 from eval.sampling import sample, sample_replies
 from eval.work import work_of
 
 
-def main(config: EvalConfig) -> Path:
+def main(config: EvalConfig) -> Path | None:
     check(config)
+    if config.dry_run:
+        for line in lines_of(plan_of(config), config):
+            say(line)
+        return None
     work = work_of(config)
     if config.merge:
         ids = list(dict.fromkeys(id for _, id in work.questions()))

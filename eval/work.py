@@ -7,6 +7,7 @@ from core.config import UserError
 from core.shards import in_shard
 from core.types import Question
 from eval import chat_model
+from eval.benchmark_rows import Benchmark
 from eval.benchmarks import input_files, load_benchmark
 from eval.cells import Cell, cells_of
 from eval.config import EvalConfig
@@ -54,15 +55,27 @@ class Work:
 
 def work_of(config: EvalConfig) -> Work:
     """Reads the questions. Raises UserError for what is wrong in them, or in the grid."""
+    cells, pools = grid_of(config)
+    parts, inputs = _parts_of(config)
+    if config.chat_model:
+        chat_model.check(config.chat_model, max(part.repeats for part in parts), cells)
+    return Work(parts, cells, pools, inputs)
+
+
+def grid_of(config: EvalConfig) -> tuple[list[Cell], dict[Cell, Any]]:
+    """(all cells, those of them that are pools). Raises UserError for what is wrong in the grid."""
     grid = cells_of(config.cells, config.profile, config.cue, config.max_answer_tokens, config.budget_per_round)
     pools = pool_cells(config.rejection, config.searches, config.sampling, config.cue, config.max_answer_tokens)
     cells = [*grid, *pools] or ([chat_model.CELL] if config.chat_model else [])
     if not cells:
         raise UserError("cells is empty: name at least one thinking budget, e.g. cells=[{max_thinking_tokens: [auto]}]")
-    parts, inputs = _parts_of(config)
-    if config.chat_model:
-        chat_model.check(config.chat_model, max(part.repeats for part in parts), cells)
-    return Work(parts, cells, pools, inputs)
+    return cells, pools
+
+
+def repeats_of(config: EvalConfig, benchmark: Benchmark) -> int:
+    """Samples of a question in a cell: greedy ones would all be the same."""
+    varies = chat_model.varies(config.chat_model) if config.chat_model else config.sampling.temperature > 0
+    return config.repeats or (benchmark.repeats if varies else 1)
 
 
 def _parts_of(config: EvalConfig) -> tuple[list[Part], dict[str, str]]:
@@ -70,15 +83,13 @@ def _parts_of(config: EvalConfig) -> tuple[list[Part], dict[str, str]]:
     inputs = {"model": config.model} if config.model else {}
     if config.scorer is not None and config.scorer.model is not None:
         inputs["scorer"] = config.scorer.model
-    varies = chat_model.varies(config.chat_model) if config.chat_model else config.sampling.temperature > 0
     if config.questions is not None:
         questions = load_questions(config.questions, config.limit)
         return [Part("questions", questions, config.repeats or 1)], inputs | {"questions": config.questions}
     parts = []
     for name in config.benchmarks:
         benchmark, questions = load_benchmark(name, config.root, config.limit, config.seed)
-        default = benchmark.repeats if varies else 1  # greedy samples are all the same
-        parts.append(Part(benchmark.name, questions, config.repeats or default))
+        parts.append(Part(benchmark.name, questions, repeats_of(config, benchmark)))
         inputs |= input_files(name, config.root)
     if len({part.benchmark for part in parts}) < len(parts):
         raise UserError("benchmarks: one is named twice")
