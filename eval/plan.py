@@ -1,12 +1,13 @@
-"""What an evaluation will take, told from its config: cells, samples, tokens, GPU-hours. Loads no engine and no weights.
+"""What an evaluation will take, told from its config: cells, samples, tokens, GPU-hours. Loads no engine, no weights.
 
 Tokens at most are bounds. Tokens expected, and what follows from them, are estimates with these assumptions:
 
-- A model thinks for `expected_thinking_tokens` where nothing is forced, and each end that is ignored adds 7% of it (s1-32B
-  on AIME24: 6,109 without, 8,462 after six; the s1 paper, Table 13 and Figure 4). An answer has 750 tokens (Table 12).
+- A model thinks for `expected_thinking_tokens` where nothing is forced, and each end that is ignored adds 7% of it
+  (s1-32B on AIME24: 6,109 without, 8,462 after six; the s1 paper, Table 13 and Figure 4). An answer has 750 tokens
+  (Table 12).
 - Cells that ask alike share a trajectory (inference/continuations.py); another ignore text is a branch of its own.
-- Rejection sampling takes `expected_tries`; else one try for a limit that the model keeps by itself, and all of them for a
-  lower one. Its limits share their tries.
+- Rejection sampling takes `expected_tries`; else one try for a limit that the model keeps by itself, and all of them
+  for a lower one. Its limits share their tries.
 - A GPU is an H100 (data sheet, SXM) and reaches half of what its memory or its arithmetic, whichever is slower, allows
   while all sequences are decoded together. Reading prompts, loading and what a scorer reads are not counted.
 """
@@ -35,7 +36,7 @@ Pool = RejectionConfig | SearchConfig
 
 @dataclass(frozen=True)
 class Planned:
-    """One cell on one benchmark. at_most, expected: tokens sampled for one sample, all tries or paths of it together."""
+    """One cell on one benchmark. at_most, expected: tokens sampled for one sample, all tries or paths together."""
 
     benchmark: str
     cell: Cell
@@ -67,10 +68,11 @@ class Plan:
 def plan_of(config: EvalConfig) -> Plan:
     """Raises UserError for what is wrong in the grid, or for questions that can neither be read nor are known."""
     cells, pools = grid_of(config)
+    parts = list(_parts_of(config))
     planned: list[Planned] = []
     sampled = sequences = unforced = 0  # the last: thinking tokens of all sequences, nothing forced
     beside = max([1, *(pool.window if isinstance(pool, RejectionConfig) else pool.n for pool in pools.values())])
-    for benchmark, num_questions, repeats in _parts_of(config):
+    for benchmark, num_questions, repeats in parts:
         natural = config.expected_thinking_tokens.get(benchmark, EXPECTED_THINKING)
         own = [
             Planned(benchmark, cell, num_questions, cell.repeats or repeats, *_tokens(config, cell, pools, natural))

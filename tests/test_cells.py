@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from core.config import UserError, load
-from eval.benchmarks import find_benchmark
+from core.config import UserError
 from eval.cells import Cells, cells_of
-from eval.config import EvalConfig, check
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,21 +70,3 @@ def test_class_conditional_cells_add_the_papers_words():
 def test_what_makes_no_sense_is_refused(block, message):
     with pytest.raises(UserError, match=message):
         grid(block)
-
-
-@pytest.mark.parametrize("config", sorted((ROOT / "configs/eval").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_configs_of_the_paper_name_their_cells_and_benchmarks(config):
-    read = load(EvalConfig, [str(config), "model=m"])
-    check(read)
-    assert cells_of(read.cells, read.profile, read.cue, read.max_answer_tokens, read.budget_per_round)
-    assert all(find_benchmark(name) for name in read.benchmarks)
-    assert read.name == config.stem
-
-
-def test_the_grid_of_figure_1_and_tables_3_and_4():
-    read = load(EvalConfig, [str(ROOT / "configs/eval/s1-32b.yaml")])
-    cells = grid(*read.cells)
-    budgets = [f"max={n}" for n in (500, 1000, 2000, 4000, 8000, 16000, "auto")]
-    waits = [f"max=auto ignore={n}" for n in (1, 2, 4, 6)]
-    texts = [f"max=auto ignore=2 text={text!r}" for text in ("", "Alternatively", "Hmm")]
-    assert list(cells) == [*budgets, *waits, *texts]
