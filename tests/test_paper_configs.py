@@ -43,7 +43,8 @@ class Evaluation:
         config, plan = config_and_plan(self.args)
         gpus = config.engine.options["tensor_parallel_size"]
         cost = f"{gpus} H100, {hours(plan.gpu_hours)}"
-        return f"| {self.elements} | `eval.run configs/eval/{self.args}` | {cost} | {numbers(*self.published)} | not run | |"
+        command = f"`eval.run configs/eval/{self.args}`"
+        return f"| {self.elements} | {command} | {cost} | {numbers(*self.published)} | not run | |"
 
 
 def hours(number: float) -> str:
@@ -193,8 +194,8 @@ def training_line() -> str:
     shape, rows = read(config)
     minutes = make_plan(config, shape, rows.lengths).minutes
     return (
-        f"| s1-32B itself | `train.sft configs/train/s1-32b.yaml` | 16 H100, {hours(16 * minutes / 60)} | 26 minutes on "
-        "16 H100 | not run | |"
+        f"| s1-32B itself | `train.sft configs/train/s1-32b.yaml` | 16 H100, {hours(16 * minutes / 60)} | "
+        "26 minutes on 16 H100 | not run | |"
     )
 
 
