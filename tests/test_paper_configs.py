@@ -2,16 +2,23 @@
 
 import json
 import re
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 import pytest
+from scripted_eval import script
+from tiny_tokenizer import tiny_tokenizer
 
+import inference.engine
 from core.config import load
+from core.types import Question, read_jsonl, write_jsonl
 from eval.config import EvalConfig, check
 from eval.paper import load_paper, select
 from eval.plan import Plan, plan_of
+from eval.run import main
+from inference.scripted_engine import ScriptedEngine
 from train.plan import PlanConfig, make_plan, read
 
 ROOT = Path(__file__).parent.parent
@@ -158,6 +165,22 @@ def test_an_element_of_the_paper_has_exactly_these_cells(evaluation):
         assert 0 < one.expected <= one.at_most
     assert plan.sampled <= plan.at_most
     assert plan.gpu_hours > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("args", sorted({one.args for one in EVALUATIONS}))
+def test_a_config_runs_as_planned(args, tmp_path, monkeypatch):
+    """On two questions, a scripted engine and without a second model for scores."""
+    monkeypatch.chdir(tmp_path)
+    engine = ScriptedEngine(script, 400, len(tiny_tokenizer()), filler=5)
+    monkeypatch.setattr(inference.engine, "load_engine", lambda *_: (engine, tiny_tokenizer()))
+    write_jsonl("q.jsonl", [Question.of(f"{i} + {i} = ?", str(2 * i), "integer", "t", "sums") for i in range(2)])
+    config = config_and_plan(args)[0]
+    small = replace(config, benchmarks=[], questions="q.jsonl", scorer=None, max_answer_tokens=12)
+    path = main(small)
+    planned = {(one.cell.label, one.repeats) for one in plan_of(small).cells}
+    rows = Counter(row["cell"] for row in read_jsonl(path / "samples.jsonl"))
+    assert {(cell, number // 2) for cell, number in rows.items()} == planned
 
 
 def test_every_command_of_the_released_evaluation_is_a_cell_of_one_of_these_or_said_to_be_none():
