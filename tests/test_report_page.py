@@ -149,6 +149,25 @@ def test_a_trace_tells_sampled_from_forced_and_gives_the_grades_reason(page, pla
     assert page.errors == []
 
 
+def test_three_examples_are_a_click_away(page):
+    def change(row):  # questions that are right think longer, each by another length
+        return {
+            **row,
+            "num_thinking_tokens": 100 + int(row["question_id"], 16),
+            "correct": int(row["question_id"], 16) < 9,
+        }
+
+    opened(page, made("examples", num_questions=12, cells=CELLS[:1], change=change))
+    links = "[...document.querySelectorAll('#examples a')]"
+    assert page.js(f"{links}.map((a) => a.textContent)") == ["100 tokens", "104 tokens", "108 tokens"]
+    page.js(f"{links}[1].click()")
+    page.until("document.querySelector('#trace .prose')?.textContent === 'What is 4 + 4?'")
+    page.press("Escape")
+    page.until("!byId('viewer').open")
+    opened(page, made("none-right", num_questions=2, change=lambda row: {**row, "correct": False}))
+    assert page.js("byId('examples').hidden") and page.errors == []
+
+
 def test_a_curve_goes_off_and_on(page, plain):
     opened(page, plain)
     page.js("document.querySelector('#legend input').click()")

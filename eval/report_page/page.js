@@ -147,6 +147,7 @@ function drawBenchmark() {
   drawPairs("differences", data.differences, ["Cell", "Compared with"], "differences");
   drawDomains();
   drawCurves();
+  drawExamples();
   drawFilters();
   drawQuestions();
 }

@@ -137,12 +137,27 @@ function drawList() {
   document.querySelector('#list [aria-selected="true"]').scrollIntoView({ block: "nearest" });
 }
 
+function addressOf(sample) {
+  const cell = data.cells[samples.cell[sample]], question = questions.id[samples.question[sample]];
+  return `#${new URLSearchParams({ benchmark: cell.benchmark, question, run: cell.run, cell: cell.cell, sample: samples.repeat[sample] + 1 })}`;
+}
+
+// Links to three right answers in the most accurate cell: the shortest thinking, that in the middle, the longest.
+function drawExamples() {
+  const best = ownCells().reduce((a, b) => ((b.accuracy ?? -1) > (a?.accuracy ?? -1) ? b : a), null);
+  const right = [...(samples.cell ?? []).keys()].filter((i) => samples.cell[i] === best?.i && samples.correct[i] && samples.thinking[i] !== null);
+  right.sort((a, b) => samples.thinking[a] - samples.thinking[b]);
+  const chosen = [...new Set([0, Math.floor((right.length - 1) / 2), right.length - 1])].map((at) => right[at]);
+  byId("examples").hidden = right.length === 0;
+  if (!right.length) return;
+  const links = chosen.flatMap((i, at) => [at ? ", " : "", make("a", { href: addressOf(i) }, `${number(samples.thinking[i])} tokens`)]);
+  byId("examples").replaceChildren(`Examples of right answers (${visible(cellName(best))}), by their thinking: `, ...links, ".");
+}
+
 function openSample(sample) {
   opened.sample = sample;
   opened.path = null;
-  const cell = data.cells[samples.cell[sample]];
-  const address = new URLSearchParams({ benchmark: cell.benchmark, question: questions.id[opened.question], run: cell.run, cell: cell.cell, sample: samples.repeat[sample] + 1 });
-  history.replaceState(null, "", `#${address}`);
+  history.replaceState(null, "", addressOf(sample));
   const wasInList = document.activeElement?.closest("#list");
   drawList();
   (wasInList ? document.querySelector('#list [aria-selected="true"]') : byId("trace")).focus({ preventScroll: true });
