@@ -10,6 +10,7 @@ Tokens at most are bounds. Tokens expected, and what follows from them, are esti
   for a lower one. Its limits share their tries.
 - A GPU is an H100 (data sheet, SXM) and reaches half of what its memory or its arithmetic, whichever is slower, allows
   while all sequences are decoded together. Reading prompts, loading and what a scorer reads are not counted.
+  Shards are counted together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -82,12 +83,12 @@ def plan_of(config: EvalConfig) -> Plan:
         sampled += num_questions * _shared(own, natural, pools, config)
         sequences += num_questions * repeats
         unforced += num_questions * repeats * natural
-    sizes = None if config.chat_model else config.sizes_of or config.model
-    shape, hours = _shape(sizes), None
-    if shape:
+    sizes, hours = next((name for name in (config.model, config.sizes_of) if _shape(name)), None), None
+    if sizes:
         parallel = min(config.engine.max_num_seqs, sequences * beside)
-        hours = sampled * gpu_seconds(shape, config.engine.dtype, parallel, unforced / sequences / 2) / 3600
-    return Plan(planned, sampled, sizes if shape else None, hours)
+        context = unforced / sequences / 2
+        hours = sampled * gpu_seconds(_shape(sizes), config.engine.dtype, parallel, context) / 3600
+    return Plan(planned, sampled, sizes, hours)
 
 
 def _parts_of(config: EvalConfig) -> Iterator[tuple[str, int, int]]:
@@ -113,7 +114,7 @@ def _tokens(config: EvalConfig, cell: Cell, pools: dict[Cell, Pool], natural: in
     pool = pools.get(cell)
     if isinstance(pool, RejectionConfig):
         known = dict(zip(pool.limits, pool.expected_tries, strict=False))
-        tries = min(pool.max_tries, known.get(limit, 1 if limit >= natural else pool.max_tries))
+        tries = min(pool.max_tries, known.get(budget.max_thinking_tokens, 1 if limit >= natural else pool.max_tries))
         return pool.max_tries * limit + budget.max_answer_tokens, tries * thinking + answer
     paths = pool.n if pool else 1
     return paths * (limit + budget.max_answer_tokens), paths * (thinking + answer)
@@ -181,7 +182,7 @@ def lines_of(plan: Plan, config: EvalConfig) -> list[str]:
 
 
 def cost_line(plan: Plan, config: EvalConfig) -> str:
-    if config.chat_model:
+    if config.chat_model is not None:
         return "GPU-hours: none here, the endpoint is paid by token"
     if plan.gpu_hours is None:
         return f"GPU-hours: not known, as the sizes of {config.model} are not at hand; name a like model by sizes_of="

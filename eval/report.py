@@ -5,8 +5,9 @@
     python -m eval.report run=... tokenizer=<folder>      # where the run's model is not at hand
     python -m eval.report run=... wandb=offline           # the curves, too
 
-Writes report.html: accuracies with intervals, curves, what each Wait flipped, a table of questions, and every sample
-with sampled and forced tokens told apart, three right answers as examples. The file holds all it needs, and says what it left out.
+Writes report.html: accuracies with intervals, curves, what each Wait flipped, a table of questions, three right answers
+as examples, and every sample with sampled and forced tokens told apart. The file holds all it needs, and says what it
+left out.
 """
 
 import base64

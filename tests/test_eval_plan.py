@@ -95,6 +95,8 @@ def test_sizes_come_from_the_model_or_from_the_one_that_is_named():
     named = replace(unknown, sizes_of=MODEL)
     assert plan_of(named).gpu_hours == plan_of(replace(unknown, model=MODEL)).gpu_hours > 0
     assert f"32.76 billion parameters in auto, sizes of {MODEL})" in lines_of(plan_of(named), named)[-1]
+    known = replace(named, model="Qwen/Qwen2.5-7B-Instruct")
+    assert plan_of(known).sizes == known.model, "a model's own sizes go first"
     endpoint = config(model=None, chat_model=ChatModelConfig(ApiConfig("http://localhost:1/v1", "m")))
     assert lines_of(plan_of(endpoint), endpoint)[-1].startswith("GPU-hours: none here, the endpoint is paid by token")
 

@@ -16,7 +16,7 @@ from core.config import load
 from core.types import Question, read_jsonl, write_jsonl
 from eval.config import EvalConfig, check
 from eval.paper import load_paper, select
-from eval.plan import Plan, plan_of
+from eval.plan import Plan, lines_of, plan_of
 from eval.run import main
 from inference.scripted_engine import ScriptedEngine
 from train.plan import PlanConfig, make_plan, read
@@ -226,6 +226,8 @@ def test_readme_has_the_table():
     readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     for line in (demo_line(), training_line(), *(one.line for one in EVALUATIONS)):
         assert line in readme
+    config, plan = config_and_plan("class-conditional.yaml")
+    assert "\n".join(lines_of(plan, config)) in "\n".join(readme)
     assert "all | 1,344 (22.4 min) |" in "\n".join(readme), "the demo's minutes, in the table of its steps"
 
 
