@@ -1,6 +1,7 @@
 """What an evaluation will take: bounds, shared trajectories, and what it says where something is not known."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from core.config import UserError, load
 from core.cost import ModelShape
 from core.endpoint import ApiConfig
 from core.types import Question, write_jsonl
+from eval.benchmarks import find_benchmark
 from eval.cells import Cells
 from eval.chat_model import ChatModelConfig
 from eval.config import EvalConfig
@@ -21,6 +23,14 @@ from inference.engine import EngineConfig, Sampling
 
 MODEL = "Qwen/Qwen2.5-32B-Instruct"
 SHAPE = ModelShape.of(MODEL)
+
+
+READ_ONCE = cache(find_benchmark)
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_read_once(monkeypatch):
+    monkeypatch.setattr("eval.plan.find_benchmark", READ_ONCE)
 
 
 def config(**changes) -> EvalConfig:

@@ -14,6 +14,7 @@ from tiny_tokenizer import tiny_tokenizer
 import inference.engine
 from core.config import load
 from core.types import Question, read_jsonl, write_jsonl
+from eval.benchmarks import find_benchmark
 from eval.config import EvalConfig, check
 from eval.paper import load_paper, select
 from eval.plan import Plan, lines_of, plan_of
@@ -151,6 +152,14 @@ NOT_EVALUATED = {  # the other commands
     45: "not in the paper", 46: "not in the paper", 47: "not in the paper", 48: "not in the paper",
     52: "not in the paper, and of another model than its name says",
 }  # fmt: skip
+
+
+READ_ONCE = cache(find_benchmark)
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_read_once(monkeypatch):
+    monkeypatch.setattr("eval.plan.find_benchmark", READ_ONCE)
 
 
 @pytest.mark.parametrize("evaluation", EVALUATIONS, ids=lambda one: one.elements)
