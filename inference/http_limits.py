@@ -123,7 +123,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         _end_dead_peers(transport.get_extra_info("socket"), self.limits.send_seconds)
-        if len(self.connections) > self.limits.max_connections and not self._make_room():
+        if not self._has_room():
             self._say_and_close(503, "too many connections", "overloaded")
             return
         self._watch()
@@ -186,9 +186,12 @@ class GuardedProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _make_room(self) -> bool:
-        """Ends the connection that has kept the server waiting for longest, if there is one."""
-        waiting = [c for c in self.connections if c._turn_ends is not None]
+    def _has_room(self) -> bool:
+        """If need be, by ending the connection that has kept the server waiting for longest."""
+        live = [c for c in self.connections if not c.transport.is_closing()]  # the others are told of later
+        if len(live) <= self.limits.max_connections:
+            return True
+        waiting = [c for c in live if c._turn_ends is not None]
         if not waiting:
             return False
         min(waiting, key=lambda c: c._turn_ends.when()).transport.abort()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -56,7 +56,7 @@ class Served:
         return self.reference(StreamedDecode(prompt, budget, self.chat, limit, stop=stop))
 
     def num_running(self) -> float:
-        text = httpx.get(f"{self.url}/metrics", headers={"authorization": f"Bearer {self.key}"}).text
+        text = httpx2.get(f"{self.url}/metrics", headers={"authorization": f"Bearer {self.key}"}).text
         return float(re.search(r"^budget_forcing_running (\S+)", text, re.M).group(1))
 
 
@@ -137,7 +137,7 @@ def test_a_stream_is_what_openai_describes(served):
     budget = {"max_thinking_tokens": 5, "min_thinking_tokens": 5, **ANSWER}  # so that there is a cue to send
     body = {"model": served.model, "messages": MESSAGES, **budget, "stream": True}
     headers = {"authorization": f"Bearer {served.key}"}
-    response = httpx.post(f"{served.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+    response = httpx2.post(f"{served.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
     assert response.headers["content-type"].startswith("text/event-stream")
     *events, last, end = response.text.split("\n\n")
     assert (last, end) == ("data: [DONE]", "")

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 pytest.register_assert_rewrite("server_suite")
-import httpx  # noqa: E402
+import httpx2  # noqa: E402
 from server_suite import *  # noqa: E402, F403
 from server_suite import ANSWER, MESSAGES, Served, reference_on  # noqa: E402
 from test_engines import CONTEXT as ENGINE_CONTEXT  # noqa: E402
@@ -117,7 +117,7 @@ def served(folder, vllm_url, tmp_path_factory):
 
 def num_running_there(vllm_url: str) -> float:
     """Requests that vLLM decodes or lets wait."""
-    text = httpx.get(f"{vllm_url}/metrics").text
+    text = httpx2.get(f"{vllm_url}/metrics").text
     return sum(float(n) for n in re.findall(r"^vllm:num_requests_(?:running|waiting)\{.*\} (\S+)", text, re.M))
 
 
@@ -202,10 +202,10 @@ def test_every_response_over_text_says_that_it_is_retokenized(tokenizer_folder, 
         text_server(script) as server,
         serving(tokenizer_folder, server.url, tmp_path / "log.txt", "engine.retokenize=true") as url,
     ):
-        whole = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()
-        stream = httpx.post(f"{url}/v1/chat/completions", json=body | {"stream": True}, timeout=60).text
+        whole = httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()
+        stream = httpx2.post(f"{url}/v1/chat/completions", json=body | {"stream": True}, timeout=60).text
         plain = {"prompt": "bcd", "max_tokens": 5}
-        completion = httpx.post(f"{url}/v1/completions", json=plain, timeout=60).json()
+        completion = httpx2.post(f"{url}/v1/completions", json=plain, timeout=60).json()
     *chunks, done = [event.removeprefix("data: ") for event in stream.split("\n\n")[:-1]]
     chunks = [json.loads(chunk) for chunk in chunks]
     assert done == "[DONE]" and len(chunks) > 5

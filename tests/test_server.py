@@ -12,7 +12,7 @@ from tiny_tokenizer import CHATML, tiny_tokenizer
 
 pytest.importorskip("fastapi")
 pytest.register_assert_rewrite("server_suite")
-import httpx  # noqa: E402
+import httpx2  # noqa: E402
 import openai  # noqa: E402
 from server_suite import *  # noqa: E402, F403
 from server_suite import MESSAGES, Served, read_stream, reference_on  # noqa: E402
@@ -39,8 +39,8 @@ def served_at(url: str) -> Served:
     return Served(url, "tiny", chat_format(), CONTEXT, reference_on(SlowEngine()))
 
 
-def post(url: str, **fields) -> httpx.Response:
-    return httpx.post(f"{url}/v1/chat/completions", json={"messages": MESSAGES, **fields}, timeout=60)
+def post(url: str, **fields) -> httpx2.Response:
+    return httpx2.post(f"{url}/v1/chat/completions", json={"messages": MESSAGES, **fields}, timeout=60)
 
 
 def until(condition, seconds: float = 10.0) -> None:
@@ -75,7 +75,7 @@ def test_a_full_queue_says_so_and_is_open_again_when_clients_have_left():
         served = served_at(url)
         streams = [served.ask(extra=FOREVER, stream=True) for _ in range(4)]
         until(lambda: served.num_running() == 2)
-        metrics = httpx.get(f"{url}/metrics").text
+        metrics = httpx2.get(f"{url}/metrics").text
         assert "budget_forcing_waiting 2.0" in metrics
         refused = post(url)
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
@@ -92,17 +92,17 @@ def test_a_full_queue_says_so_and_is_open_again_when_clients_have_left():
 def test_a_client_that_leaves_before_a_whole_answer_frees_the_engine():
     engine = SlowEngine(0.02)
     with running_server(engine) as url:
-        with pytest.raises(httpx.ReadTimeout):
+        with pytest.raises(httpx2.ReadTimeout):
             body = {"messages": MESSAGES, "n": 3, **FOREVER}
-            httpx.post(f"{url}/v1/chat/completions", json=body, timeout=0.5)
+            httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=0.5)
         until(lambda: engine.num_cancelled == 3)
         until(lambda: served_at(url).num_running() == 0)
-        assert 'thinking_ended_total{reason="cancelled"} 3.0' in httpx.get(f"{url}/metrics").text
+        assert 'thinking_ended_total{reason="cancelled"} 3.0' in httpx2.get(f"{url}/metrics").text
 
 
 def test_an_engine_that_fails_is_told_to_all():
     with running_server(SlowEngine(0.002, fail_after=60)) as url:
-        whole: list[httpx.Response] = []
+        whole: list[httpx2.Response] = []
         thread = threading.Thread(target=lambda: whole.append(post(url, **FOREVER)))
         thread.start()
         streamed = post(url, stream=True, **FOREVER)
@@ -112,7 +112,7 @@ def test_an_engine_that_fails_is_told_to_all():
         assert json.loads(error.removeprefix("data: "))["error"]["message"] == message
         assert (done, end) == ("data: [DONE]", "")
         assert whole[0].status_code == 503 and whole[0].json()["error"]["message"] == message
-        assert httpx.get(f"{url}/health").status_code == 503
+        assert httpx2.get(f"{url}/health").status_code == 503
         assert post(url).status_code == 503
 
 
@@ -136,16 +136,16 @@ def test_an_engine_that_fails_is_told_to_all():
 )
 def test_a_body_that_cannot_be_read_gives_a_clear_error_in_json(served, content, says):
     headers = {"content-type": "application/json"}
-    response = httpx.post(f"{served.url}/v1/chat/completions", content=content, headers=headers, timeout=60)
+    response = httpx2.post(f"{served.url}/v1/chat/completions", content=content, headers=headers, timeout=60)
     assert response.status_code in (400, 404)
     error = json.loads(response.text, parse_constant=lambda text: pytest.fail(text))["error"]
     assert says in error["message"] and set(error) == {"message", "type", "param", "code"}
-    assert httpx.get(f"{served.url}/health").json() == {"status": "ok"}
+    assert httpx2.get(f"{served.url}/health").json() == {"status": "ok"}
 
 
 @pytest.mark.parametrize("prompt", [[], "", [[]], [10**6], [-1], ["a"] * 1000], ids=str)
 def test_prompts_that_are_none(served, prompt):
-    response = httpx.post(f"{served.url}/v1/completions", json={"prompt": prompt})
+    response = httpx2.post(f"{served.url}/v1/completions", json={"prompt": prompt})
     assert response.status_code == 400 and response.json()["error"]["param"] in ("prompt", "n")
 
 
@@ -165,7 +165,7 @@ def test_an_instruct_model_thinks_only_when_asked(served):
 def test_a_line_a_request_holds_no_text(capfd):
     with running_server(SlowEngine(), log_requests=True) as url:
         post(url, max_thinking_tokens=4, max_answer_tokens=4, user="secret-user")
-        httpx.get(f"{url}/v1/secret-path?key=secret-key")
+        httpx2.get(f"{url}/v1/secret-path?key=secret-key")
     lines = capfd.readouterr().err
     assert "/v1/chat/completions 200 | " in lines and "4 thinking" in lines and "other 404" in lines
     assert "secret" not in lines and "spiders" not in lines
