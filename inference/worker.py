@@ -59,9 +59,9 @@ class Stream:
 
     def cancel(self) -> None:
         """Takes from the engine what still runs. Nothing more comes."""
+        self._events = []  # also of what has ended, and was not read
         if self._num_open and self._error is None:
             self._num_open = 0
-            self._events = []
             self._wake.set()
             self._worker._cancel(self)
 

@@ -64,7 +64,9 @@ class Attacked:
 def server(tmp_path_factory) -> Iterator[Attacked]:
     pairs = ["api_keys_env=TEST_KEYS", "log_requests=true", "request_seconds=1", "send_seconds=1", "max_connections=64"]
     folder = tmp_path_factory.mktemp("server")
-    with server_process(folder, *pairs, env={"TEST_KEYS": f"{KEY},{OTHER}"}) as (process, port, output):
+    # 200 tokens take it longer than send_seconds, on the fastest machine too
+    keys, engine = {"TEST_KEYS": f"{KEY},{OTHER}"}, "0.01"
+    with server_process(folder, *pairs, engine=engine, env=keys) as (process, port, output):
         yield Attacked(port, psutil.Process(process.pid), output)
         assert process.poll() is None, "it has ended"
         said = output.read_text()
