@@ -7,7 +7,6 @@ Training ids and inference prefixes come from the same pieces, so they cannot dr
     close_ids     = what is appended when thinking ends, by itself or by force
 """
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -123,8 +122,7 @@ class ChatFormat:
     @property
     def takes_tools(self) -> bool:
         """Does the chat template say anything about tools?"""
-        template = self.tokenizer.chat_template
-        return "tools" in (template if isinstance(template, str) else json.dumps(template))
+        return "tools" in str(self.tokenizer.chat_template)
 
     def opened_ids(self, rendered: str) -> list[int]:
         """A chat as its template renders it, generation prompt included, then the start of thinking."""

@@ -79,7 +79,7 @@ def engine_config_of(config: AskConfig, path: Path) -> EngineConfig:
     """With the backend chosen (a running server is named by engine.base_url), no more context than the model has, and
     weights in 4 bits where they are asked for."""
     engine = config.engine
-    max_model_len = min(engine.max_model_len, checkpoint.context_of(path) or engine.max_model_len)
+    max_model_len = checkpoint.context_within(path, engine.max_model_len)
     backend, options = engine.backend, engine.options
     if config.four_bit:
         backend, options = "transformers", four_bit_options() | options

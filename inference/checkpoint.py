@@ -127,6 +127,11 @@ def vocab_size_of(path: str | Path) -> int | None:
     return config.get("text_config", config).get("vocab_size")
 
 
+def context_within(path: str | Path, most: int) -> int:
+    """Tokens to load a model for: those it was made for, at most `most`."""
+    return min(most, context_of(path) or most)
+
+
 def architecture_of(path: str | Path) -> str:
     """The model class that wrote the folder; empty where its config does not say."""
     config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))

@@ -39,7 +39,7 @@ def main(config: ServeConfig) -> None:
     path = checkpoint.resolve(config.model, config.engine.revision, weights=False)
     tokenizer = checkpoint.load_tokenizer(path)
     chat = ChatFormat(config.profile or checkpoint.profile_of(config.model, path, tokenizer), tokenizer)
-    context = min(config.engine.max_model_len, checkpoint.context_of(path) or config.engine.max_model_len)
+    context = checkpoint.context_within(path, config.engine.max_model_len)
     engine, _ = load_engine(config.model, replace(config.engine, max_model_len=context))
     served = ServedModel(config.served_model_name or name_of(config.model), chat, engine, config)
     announce(config, served, listener)
