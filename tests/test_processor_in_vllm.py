@@ -4,17 +4,14 @@ through LLM.generate and `vllm serve`."""
 import json
 import os
 import random
-import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 from test_vllm_processor import VOCAB, batches, folder, greedy_logits, params_of, random_script  # noqa: F401
 from tiny_model import tiny_model
 from tiny_tokenizer import tiny_tokenizer
+from vllm_server import vllm_server
 
 from core.chat import ChatFormat
 from core.config import UserError
@@ -24,7 +21,6 @@ from inference.engine import Driver, EngineConfig, load_engine
 pytest.importorskip("vllm")
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
 NAME = "inference.vllm_processor:BudgetForcing"
 TEXT = "Let me check: "
 
@@ -291,8 +287,8 @@ def test_interrupted_requests_of_a_real_engine(model_folder):
     assert any(text == ids[i : i + len(text)] for ids in runs[0] for i in range(100))
 
 
-def post(port: int, path: str, body: dict) -> tuple[int, dict]:
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode())
+def post(url: str, path: str, body: dict) -> tuple[int, dict]:
+    request = urllib.request.Request(f"{url}{path}", json.dumps(body).encode())
     request.add_header("Content-Type", "application/json")
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
@@ -302,28 +298,11 @@ def post(port: int, path: str, body: dict) -> tuple[int, dict]:
 
 
 @pytest.fixture(scope="module")
-def served(model_folder):
-    """A plain `vllm serve` with the processor named on its command line; its port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_folder), "--port", port,
-               "--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", CONTEXT, "--max-num-seqs", 8,
-               "--enforce-eager", "--logits-processors", NAME]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
-    server = subprocess.Popen(list(map(str, command)), cwd="/", env=environment, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
-    try:
-        for line in server.stdout:
-            if "Application startup complete" in line:
-                break
-        else:
-            pytest.fail("vllm serve ended before it was up")
-        yield port
-    finally:
-        server.terminate()
-        server.communicate(timeout=60)
+def served(model_folder, tmp_path_factory):
+    """A plain vLLM server with the processor named on its command line; its address."""
+    log = tmp_path_factory.mktemp("vllm") / "log.txt"
+    with vllm_server(model_folder, log, CONTEXT, "--logits-processors", NAME) as url:
+        yield url
 
 
 def test_vllm_serve_forces_by_vllm_xargs(served):

@@ -14,21 +14,25 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parent.parent
 START_SECONDS = 420  # 40 s on two free cores
 
 
 @contextmanager
-def vllm_server(model: Path, log: Path, context: int, max_num_seqs: int = 8) -> Iterator[str]:
-    """Yields its address, without /v1; ends its whole process group. Skips the test where there is no vLLM."""
+def vllm_server(model: Path, log: Path, context: int, *more: str, name: str = "tiny") -> Iterator[str]:
+    """Yields its address, without /v1; ends its whole process group. Skips the test where there is no vLLM.
+
+    more: arguments of its command line. name: the model's, for its clients."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed on this platform")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     # not `vllm serve`: that asks for the version of a package named vllm, which the CPU build is not
-    args = ["--model", str(model), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port),
-            "--dtype", "float32", "--max-model-len", str(context), "--max-num-seqs", str(max_num_seqs),
-            "--enforce-eager", "--no-enable-chunked-prefill", "--block-size", "32"]  # fmt: skip
-    environment = os.environ | {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    args = ["--model", str(model), "--served-model-name", name, "--host", "127.0.0.1", "--port", str(port),
+            "--dtype", "float32", "--max-model-len", str(context), "--max-num-seqs", "8",
+            "--enforce-eager", "--no-enable-chunked-prefill", "--block-size", "32", *more]  # fmt: skip
+    ours = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | ours | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}  # a test of LLM may have switched it off
     with open(log, "wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *args],
