@@ -23,7 +23,7 @@ from core.log import say
 from core.runs import Run, open_run
 from eval.compare import CellName, cells_named, named_runs
 from eval.data_figures import figure_2_domains, funnel, trace_lengths
-from eval.material import Material, add_run, check_run
+from eval.material import Material, add_run
 from eval.paper import FOLDER, check_drawn, load_paper
 from eval.paper_figures import figure_1, figure_2_examples, figure_4, figure_6, figure_7, scaling_figure
 from eval.paper_tables import tables_of, write_tables
@@ -31,6 +31,7 @@ from eval.plotting import WAIT, Curve, drawn_points, save, styled
 from eval.run_figures import accuracy_by_difficulty, figure_3, flips_per_wait, matched_tokens, training_curves
 from eval.summary import EvalRun, Point, curve, load_run, steps_of, summarise, to_markdown
 from eval.wait_example import find_example, read_example
+from eval.whole_run import check_run
 
 Points = dict[str, list[tuple[float, float]]]
 FIGURES: dict[str, Callable[[Material], Any]] = {

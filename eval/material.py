@@ -1,20 +1,18 @@
 """What figures are made from: the paper's numbers, and finished runs of any step, each read and checked once."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from core.config import UserError
-from core.runs import finished
 from core.types import read_jsonl
-from eval.comparison import EvalCell, load_cells
+from eval.comparison import EvalCell
 from eval.paper import BENCHMARKS, PaperPoint
 from eval.plotting import WAIT, Curve
 from eval.samples import Row
 from eval.wait_example import WaitExample
+from eval.whole_run import check_run, read_json, read_run, rows_of
 
 PAPERS_NAME = {ours: theirs for theirs, ours in BENCHMARKS.items()}
 KINDS = {"scores.json": "eval.run", "funnel.json": "data.filter", "metrics.jsonl": "train.sft"}
@@ -54,19 +52,6 @@ class Material:
         return list(dict.fromkeys(panel_of(cell.benchmark) for cell in self.cells))
 
 
-def check_run(path: str | Path) -> Path:
-    """The folder of a finished run. Raises UserError (one line, naming it) for one that is missing, unfinished, or not
-    of this project."""
-    path = finished(path)
-    record = _json(path, "run.json")
-    missing = [name for name in ("package", "name", "status", "commit") if name not in record]
-    if missing:
-        raise UserError(f"{path / 'run.json'} lacks {', '.join(missing)}, so it is no run of this project")
-    if record["status"] != "done":
-        raise UserError(f"run {path} is not finished (status {record['status']!r} in run.json)")
-    return path
-
-
 def add_run(material: Material, path: str | Path, name: str) -> None:
     """Reads one finished run. Raises UserError (one line, naming the run) for what `check_run` refuses, a part of a
     sharded run, one that is not whole, or of a step that has no figure."""
@@ -76,61 +61,15 @@ def add_run(material: Material, path: str | Path, name: str) -> None:
         known = ", ".join(f"{file} ({step})" for file, step in KINDS.items())
         raise UserError(f"run {path} has nothing to draw: none of {known}")
     if kind == "funnel.json":
-        material.funnels[name] = _rows_of(_json(path, kind), "steps", ("step", "in", "out", "reasons"), path / kind)
+        material.funnels[name] = rows_of(read_json(path, kind), "steps", ("step", "in", "out", "reasons"), path / kind)
     elif kind == "metrics.jsonl":
         rows = list(read_jsonl(path / kind))
-        material.training[name] = _rows_of({"steps": rows}, "steps", ("step", "loss"), path / kind)
+        material.training[name] = rows_of({"steps": rows}, "steps", ("step", "loss"), path / kind)
     else:
-        cells, votes = load_eval(path, name)
-        material.cells += cells
-        material.votes += votes
-        measures = _json(path, kind).get("measures") or []
-        material.measures += [{**row, "run": name} for row in measures]
-
-
-def load_eval(path: Path, name: str) -> tuple[list[EvalCell], list[Row]]:
-    """`eval.comparison.load_cells`, of a run that is whole."""
-    keys = ("cell", "num_samples", "accuracy", "thinking_tokens", "max_thinking_tokens", "num_ignore")
-    scores = _rows_of(_json(path, "scores.json"), "cells", keys, path / "scores.json")
-    from omegaconf import OmegaConf
-
-    config = OmegaConf.load(path / "config.yaml") if (path / "config.yaml").exists() else {}
-    if config.get("num_shards", 1) > 1 and not config.get("merge"):
-        raise UserError(f"run {path} is shard {config.get('shard')} of {config.get('num_shards')}; join them first")
-    if not (path / "samples.jsonl").exists():
-        raise UserError(f"run {path} is not whole: it has no samples.jsonl")
-    cells, votes = load_cells(path, name)
-    for cell in cells:  # runs of before there were other methods do not name theirs
-        cell.settings.setdefault("method", "budget_forcing")
-    drawn = {(cell.benchmark, cell.cell): len(cell.rows) for cell in cells}
-    for entry in scores:
-        key = entry.get("benchmark", "questions"), entry["cell"]
-        if drawn.get(key, 0) != entry["num_samples"]:
-            raise UserError(
-                f"run {path} is not whole: samples.jsonl has {drawn.get(key, 0)} of the {entry['num_samples']} samples "
-                f"of {' '.join(key)} in scores.json"
-            )
-    return cells, votes
-
-
-def _json(path: Path, name: str) -> Any:
-    try:
-        content = json.loads((path / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} has no {name}, so it is no run of this project") from None
-    except ValueError:
-        raise UserError(f"{path / name} is not JSON") from None
-    return content if isinstance(content, dict) else {}
-
-
-def _rows_of(content: dict[str, Any], key: str, names: Sequence[str], file: Path) -> list[Row]:
-    """content[key], a list of rows with these names."""
-    rows = content.get(key)
-    is_good = isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
-    missing = [name for name in names if not is_good or any(name not in row for row in rows)]
-    if missing:
-        raise UserError(f"{file} is of another make: its {key} lack {', '.join(missing)}")
-    return rows
+        run = read_run(path, name)
+        material.cells += run.cells
+        material.votes += run.votes
+        material.measures += [{**row, "run": name} for row in run.measures]
 
 
 def panel_of(benchmark: str) -> str:

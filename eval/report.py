@@ -26,10 +26,11 @@ from core.runs import open_run
 from core.tracking import check_wandb, open_wandb
 from core.types import read_jsonl
 from eval.compare import named_runs
-from eval.report_data import ReportRun, columns, question_texts, read_run, report_data, sample_entry
-from eval.report_texts import Chunk, Decode, Packer, check_tokenizer, decoder_of, sample_texts, that_fit
+from eval.report_data import Asked, columns, report_data, sample_entry
+from eval.report_texts import Chunk, Decode, Packer, check_tokenizer, decoder_of, question_texts, sample_texts, that_fit
 from eval.sample_stats import tokenizer_of
 from eval.samples import Row
+from eval.whole_run import WholeRun, check_run, read_run
 
 PAGE = Path(__file__).parent / "report_page"
 UPLOT = PAGE / "uplot-1.6.32"  # draws the curves: the files of its npm package, 51 kB, MIT, no dependencies
@@ -74,18 +75,19 @@ class Texts:
     notes: list[str]
 
 
-def pack_texts(runs: Sequence[ReportRun], data: Row, tokenizer: str | None) -> Texts:
+def pack_texts(runs: Sequence[WholeRun], data: Row, asked: Asked, tokenizer: str | None) -> Texts:
     """Reads every sample once more, one at a time: in memory are the compressed texts alone."""
     keys = list(zip(_values(data["questions"]["benchmark"]), _values(data["questions"]["id"]), strict=True))
-    texts = question_texts(runs)
     packer, notes = Packer(), []
     for key in keys:
-        text, answer = texts.get(key, (None, None))
+        text, answer = asked.get(key, (None, None))
         packer.add(QUESTIONS, {"text": text, "answer": answer})
     packer.close()
-    num_unknown = sum(key not in texts for key in keys)
+    num_unknown = sum(key not in asked for key in keys)
     if num_unknown:
-        notes.append(f"The texts of {num_unknown:,} of {len(keys):,} questions: the runs do not hold them.")
+        notes.append(
+            f"The texts of {num_unknown:,} of {len(keys):,} questions: neither the runs nor the files they read hold them."
+        )
     order = {key: i for i, key in enumerate(keys)}
     cells = {(cell["run"], cell["benchmark"], cell["cell"]): i for i, cell in enumerate(data["cells"])}
     samples, sample_packer = [], Packer()
@@ -104,11 +106,11 @@ def pack_texts(runs: Sequence[ReportRun], data: Row, tokenizer: str | None) -> T
     return Texts(columns(samples), packer.chunks + sample_packer.chunks, notes)
 
 
-def _rows(run: ReportRun) -> Iterator[Row]:
+def _rows(run: WholeRun) -> Iterator[Row]:
     return read_jsonl(run.path / "samples.jsonl")
 
 
-def _decode_of(run: ReportRun, tokenizer: str | None) -> Decode | None:
+def _decode_of(run: WholeRun, tokenizer: str | None) -> Decode | None:
     first = next((row for row in _rows(run) if row["segments"] and row["response"].strip()), None)
     if first is None:
         return None
@@ -192,13 +194,14 @@ def log_to_wandb(config: ReportConfig, folder: Path, curves: Sequence[Row]) -> N
 
 
 def main(config: ReportConfig) -> Path:
-    paths = named_runs(check(config))
+    paths = named_runs([str(check_run(path)) for path in check(config)])
     with open_run("report", config, {f"run {name}": path for name, path in paths.items()}) as run:
         if run.is_done:
             return run.path
         runs = [read_run(path, name) for name, path in paths.items()]
-        data = report_data(runs, config.num_resamples, config.seed)
-        texts = pack_texts(runs, data, config.tokenizer)
+        asked = question_texts(runs)
+        data = report_data(runs, asked, config.num_resamples, config.seed)
+        texts = pack_texts(runs, data, asked, config.tokenizer)
         text = page(config.title or ", ".join(paths), data, texts, int(config.max_megabytes * 1e6))
         (run.path / "report.html").write_text(text, encoding="utf-8")
         if config.wandb != "off":

@@ -4,20 +4,14 @@ Accuracies and differences are in percent. Cells, questions and samples are numb
 others name them by these numbers.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from core.config import UserError
-from core.runs import finished
-from core.types import read_jsonl
-from eval.comparison import EvalCell, compare_pair, load_cells, methods_by_price, wait_pairs
-from eval.metrics import mean_interval
+from eval.comparison import EvalCell, compare_pair, methods_by_price, wait_pairs
 from eval.samples import Row
 from eval.scores import by_question
+from eval.whole_run import WholeRun
 
 SETTINGS = (
     "method", "control", "asked", "max_thinking_tokens", "min_thinking_tokens", "num_ignore", "ignore_text",
@@ -25,103 +19,14 @@ SETTINGS = (
 )  # fmt: skip
 CHARS_SHOWN = 200  # of a question or an answer, in a table
 
-
-@dataclass(frozen=True)
-class ReportRun:
-    """A finished eval run. config: config.yaml, as text and as values. cells, votes: as eval.comparison reads them."""
-
-    name: str
-    path: Path
-    record: Row
-    config_text: str
-    config: Row
-    cells: list[EvalCell]
-    votes: list[Row]
-    measures: list[Row]
+Asked = Mapping[tuple[str, str], tuple[str, str | None]]  # by benchmark and id: a question's text and its reference
 
 
-# Reading, and refusing
-
-
-def read_run(path: str | Path, name: str) -> ReportRun:
-    """name: what to call it.
-
-    Raises UserError, in one line, for a folder that is missing or unfinished, no eval run, one shard of several, or
-    whose scores are not those of its samples.
-    """
-    path = finished(path)
-    record, scores = _json(path / "run.json"), _json(path / "scores.json")
-    if record.get("package") != "eval" or "cells" not in scores:
-        raise UserError(f"{path} is a run of {record.get('package')}, not of eval.run")
-    if record.get("status") != "done":
-        raise UserError(f"{path} is marked as finished, but its record says {record.get('status')}; run its step again")
-    config_text, config = _config(path / "config.yaml")
-    if config.get("num_shards", 1) > 1 and not config.get("merge"):
-        shard, num_shards = config["shard"], config["num_shards"]
-        raise UserError(f"{path} is shard {shard} of {num_shards}; join them first: num_shards={num_shards} merge=true")
-    try:
-        cells, votes = load_cells(path, name)
-        for cell in cells:
-            _check_scores(path, cell)
-        _check_all_there(path, scores["cells"], cells)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: samples.jsonl or scores.json lacks {error}: not written by eval.run") from None
-    return ReportRun(name, path, record, config_text, config, cells, votes, scores.get("measures", []))
-
-
-def _json(file: Path) -> Row:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file.parent} has no {file.name}: not a run of eval.run") from None
-    except ValueError as error:
-        raise UserError(f"{file}: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{file}: not as eval.run writes it")
-    return value
-
-
-def _config(file: Path) -> tuple[str, Row]:
-    from omegaconf import OmegaConf
-
-    if not file.is_file():
-        raise UserError(f"{file.parent} has no {file.name}: not a run of eval.run")
-    return file.read_text(encoding="utf-8"), OmegaConf.to_container(OmegaConf.load(file))
-
-
-def _check_scores(path: Path, cell: EvalCell) -> None:
-    """A crash while a finished run was graded again, or files of two runs in one folder, would show here."""
-    where = f"{path}: {cell.benchmark} {cell.cell}"
-    if not cell.settings:
-        raise UserError(f"{where} has samples, but no entry in scores.json")
-    if cell.settings["num_samples"] != len(cell.rows):
-        raise UserError(f"{where} has {len(cell.rows):,} samples, scores.json counts {cell.settings['num_samples']:,}")
-    graded = by_question(cell.rows)
-    accuracy = 100 * mean_interval(graded)[0] if graded else None
-    said = cell.settings["accuracy"]
-    if (accuracy is None) != (said is None) or (accuracy is not None and abs(accuracy - said) > 1e-6):
-        raise UserError(
-            f"{where}: {accuracy} percent of its samples are right, scores.json says {said}; the same eval.run command "
-            "with regrade=true scores them again"
-        )
-
-
-def _check_all_there(path: Path, scores: Sequence[Row], cells: Sequence[EvalCell]) -> None:
-    there = {(cell.benchmark, cell.cell) for cell in cells}
-    for entry in scores:
-        key = entry.get("benchmark", "questions"), entry["cell"]
-        if entry["num_samples"] and key not in there:
-            raise UserError(f"{path}: {' '.join(key)} is in scores.json, but samples.jsonl has none of its samples")
-
-
-# What is shown
-
-
-def report_data(runs: Sequence[ReportRun], num_resamples: int, seed: int) -> dict[str, Any]:
-    """Everything but the texts (eval/report_texts.py)."""
+def report_data(runs: Sequence[WholeRun], asked: Asked, num_resamples: int, seed: int) -> dict[str, Any]:
+    """Everything but the samples and the texts (eval/report_texts.py)."""
     cells = [cell for run in runs for cell in run.cells]
     number = {(cell.run, cell.benchmark, cell.cell): i for i, cell in enumerate(cells)}
-    questions = _questions(runs)
+    questions = _questions(runs, asked)
     names = list(dict.fromkeys(cell.benchmark for cell in cells))
     settings = {"num_resamples": num_resamples, "seed": seed}
     return {
@@ -153,12 +58,12 @@ def _cell(cell: EvalCell) -> Row:
     }  # fmt: skip
 
 
-def curves_of(runs: Sequence[ReportRun], benchmark: str) -> list[Row]:
+def curves_of(runs: Sequence[WholeRun], benchmark: str) -> list[Row]:
     """Accuracy against thinking tokens, a curve a run and method, and against all sampled tokens, where the votes are
     curves, too. Points are {"label", "x", "accuracy", "low", "high"}, in the order of x, a mean in tokens."""
     cells = [cell for run in runs for cell in run.cells if cell.benchmark == benchmark]
     thinking = [
-        {"run": cell.run, "family": cell.settings.get("method", "budget_forcing").replace("_", " "),
+        {"run": cell.run, "family": cell.settings["method"].replace("_", " "),
          "label": cell.cell, "x": cell.settings["thinking_tokens"], "is_bound": False,
          **{key: cell.settings[key] for key in ("accuracy", "low", "high")}}
         for cell in cells
@@ -226,42 +131,20 @@ def flipped(a: EvalCell, b: EvalCell) -> tuple[list[str], list[str]]:
 # Questions and samples
 
 
-def _questions(runs: Sequence[ReportRun]) -> dict[tuple[str, str], Row]:
-    """By benchmark and id: what the table shows. text and answer are None where the runs do not hold them."""
-    texts = question_texts(runs)
+def _questions(runs: Sequence[WholeRun], asked: Asked) -> dict[tuple[str, str], Row]:
+    """By benchmark and id: what the table shows. text and answer are None where they are not at hand."""
     questions: dict[tuple[str, str], Row] = {}
     for run in runs:
         for cell in run.cells:
             for row in cell.rows:
                 key = cell.benchmark, row["question_id"]
                 if key not in questions:
-                    text, answer = texts.get(key, (None, None))
+                    text, answer = asked.get(key, (None, None))
                     questions[key] = {
                         "benchmark": cell.benchmark, "id": row["question_id"], "domain": row.get("domain", ""),
                         "text": _start(text), "answer": _start(answer),
                     }  # fmt: skip
     return questions
-
-
-def question_texts(runs: Sequence[ReportRun]) -> dict[tuple[str, str], tuple[str, str | None]]:
-    """(text, reference) by benchmark and id, as the runs themselves keep them: in questions.jsonl (an import), or in
-    what they wrote for lm-evaluation-harness."""
-    texts: dict[tuple[str, str], tuple[str, str | None]] = {}
-    for run in runs:
-        for benchmark in dict.fromkeys(cell.benchmark for cell in run.cells):
-            missing = {row["question_id"] for c in run.cells if c.benchmark == benchmark for row in c.rows}
-            for file in sorted(run.path.glob(f"harness/*/samples_{benchmark}_*.jsonl")):
-                missing -= {id for name, id in texts if name == benchmark}
-                if not missing:
-                    break
-                for row in read_jsonl(file):
-                    texts[benchmark, row["doc"]["id"]] = row["doc"]["problem"], row["doc"]["answer"]
-        if (run.path / "questions.jsonl").exists():
-            for row in read_jsonl(run.path / "questions.jsonl"):
-                own = row.get("question", row)
-                for benchmark in {cell.benchmark for cell in run.cells}:
-                    texts.setdefault((benchmark, own["id"]), (own["text"], own["answer"]))
-    return texts
 
 
 def sample_entry(cell: int, question: int, row: Row) -> Row:

@@ -1,4 +1,5 @@
-"""The texts of a report: what each sample thought and answered, by the origin of its tokens, compressed in chunks.
+"""The texts of a report: what was asked, and what each sample thought and answered, by the origin of its tokens; in
+compressed chunks.
 
 A chunk holds the samples of a few questions, which begin alike: JSON, deflated, inflated by the browser when one of
 them is opened. Chunks go in until the report is as large as it may be; what is left out is counted.
@@ -9,13 +10,17 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
+from pathlib import Path
 from typing import Any
 
 from core.config import UserError
+from core.runs import digest_of
+from core.types import read_jsonl
 from eval.samples import Row
+from eval.whole_run import WholeRun
 
 CHUNK_CHARS = 100_000  # inflated in a few milliseconds, and long enough to deflate well
 MIN_SHARED = 100  # characters; shorter ones are found by deflating itself
@@ -23,6 +28,39 @@ NOT_FACTS = ("benchmark", "cell", "question_id", "repeat", "domain", "segments",
 
 Decode = Callable[[Sequence[int]], str]
 Piece = tuple[str, str, str]  # phase, source, text
+
+
+def question_texts(runs: Sequence[WholeRun]) -> dict[tuple[str, str], tuple[str, str | None]]:
+    """(text, reference) by benchmark and id, as far as they are at hand: what the runs wrote for
+    lm-evaluation-harness, the questions.jsonl of an import, or the questions a run was given."""
+    texts: dict[tuple[str, str], tuple[str, str | None]] = {}
+    for run in runs:
+        benchmarks = dict.fromkeys(cell.benchmark for cell in run.cells)
+        for benchmark in benchmarks:
+            missing = {row["question_id"] for c in run.cells if c.benchmark == benchmark for row in c.rows}
+            for file in sorted(run.path.glob(f"harness/*/samples_{benchmark}_*.jsonl")):
+                missing -= {id for name, id in texts if name == benchmark}
+                if not missing:
+                    break
+                for row in read_jsonl(file):
+                    texts[benchmark, row["doc"]["id"]] = row["doc"]["problem"], row["doc"]["answer"]
+        for question in _questions_beside(run):
+            for benchmark in benchmarks:
+                texts.setdefault((benchmark, question["id"]), (question["text"], question["answer"]))
+    return texts
+
+
+def _questions_beside(run: WholeRun) -> Iterator[Row]:
+    """Those of an import, or of the file or run of data.collect that the run read, where it is still what it was."""
+    given = run.config.get("questions")
+    if (run.path / "questions.jsonl").exists():
+        file = run.path / "questions.jsonl"
+    elif given is None or not Path(given).exists() or digest_of(given) != run.record["inputs"].get("questions"):
+        return
+    else:
+        file = Path(given) if Path(given).is_file() else Path(given) / "questions.jsonl"
+    for row in read_jsonl(file):
+        yield row.get("question", row)
 
 
 def pieces_of(segments: Iterable[Row], decode: Decode) -> list[Piece]:

@@ -18,7 +18,7 @@ from core.config import UserError, load
 from core.runs import open_run
 from core.types import Question, read_jsonl, write_jsonl
 from eval.figures import FIGURES, FiguresConfig, draw, main, material_of
-from eval.material import Material, load_eval
+from eval.material import Material
 from eval.paper import check_drawn, load_paper
 from eval.paper_tables import Table, tables_of
 from eval.plotting import drawn_points, styled
@@ -26,6 +26,7 @@ from eval.run import EvalConfig
 from eval.run import main as eval_main
 from eval.run_figures import text_lines
 from eval.wait_example import Piece, WaitExample, find_example, read_example, write_example
+from eval.whole_run import read_run
 from inference.scripted_engine import ScriptedEngine
 
 ROOT = Path(__file__).parent.parent
@@ -148,7 +149,7 @@ def test_what_is_drawn_wrong_or_left_out_is_found():
 
 
 def test_runs_stand_in_the_tables_of_their_benchmarks():
-    cells, _ = load_eval(Path("every"), "every")
+    cells = read_run("every", "every").cells
     measures = {"control": [100.0, 90.0, 100.0], "scaling": [1.5, None, None], "performance": None}
     measures |= {"run": "every", "method": "budget_forcing", "benchmark": "aime24"}
     cells = [replace(cell, benchmark="aime24") for cell in cells]
@@ -196,7 +197,7 @@ def test_a_recorded_example_comes_back_the_same():
 
 
 def test_the_example_is_the_one_that_turned_right():
-    cells, _ = load_eval(Path("every"), "every")
+    cells = read_run("every", "every").cells
     rows = list(read_jsonl("every/samples.jsonl"))
     waiting = [row for row in rows if row["cell"] == "max=40 ignore=1" and row["num_ignored"]]
     chosen = waiting[-1]

@@ -17,8 +17,17 @@ from core.config import UserError, load
 from core.types import read_jsonl, write_jsonl
 from eval import report
 from eval.report import ReportConfig, pack_texts, page
-from eval.report_data import read_run, report_data
-from eval.report_texts import Packer, check_tokenizer, decoder_of, pieces_of, sample_texts, that_fit
+from eval.report_data import report_data
+from eval.report_texts import (
+    Packer,
+    check_tokenizer,
+    decoder_of,
+    pieces_of,
+    question_texts,
+    sample_texts,
+    that_fit,
+)
+from eval.whole_run import read_run
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +59,18 @@ def inflated(chunk):
     return json.loads(zlib.decompress(base64.b64decode(chunk.data)))
 
 
+def data_and_texts(*runs):
+    asked = question_texts(runs)
+    data = report_data(runs, asked, 100, 0)
+    return data, pack_texts(runs, data, asked, None)
+
+
 # Data
 
 
 def test_numbers_flips_and_samples_are_those_of_the_rows(path):
     rows = list(read_jsonl(path / "samples.jsonl"))
-    data = report_data([read_run(path, "sums")], 200, 0)
-    texts = pack_texts([read_run(path, "sums")], data, None)
+    data, texts = data_and_texts(read_run(path, "sums"))
 
     def right(cell):
         return {row["question_id"]: row["correct"] for row in rows if row["cell"] == cell}
@@ -79,7 +93,7 @@ def test_numbers_flips_and_samples_are_those_of_the_rows(path):
 
 
 def test_curves_are_drawn_over_thinking_and_over_all_tokens(path):
-    curves = report_data([read_run(path, "sums")], 100, 0)["curves"]
+    curves = data_and_texts(read_run(path, "sums"))[0]["curves"]
     assert [(c["axis"], c["name"]) for c in curves] == [("thinking", "budget forcing"), ("sampled", "budget forcing")]
     for curve in curves:
         xs = [point["x"] for point in curve["points"]]
@@ -89,7 +103,7 @@ def test_curves_are_drawn_over_thinking_and_over_all_tokens(path):
 
 def test_runs_side_by_side_are_compared_cell_by_cell():
     runs = [read_run(make_run(name), name) for name in ("one", "two")]
-    data = report_data(runs, 100, 0)
+    data, _ = data_and_texts(*runs)
     sides = [(data["cells"][d["a"]], data["cells"][d["b"]]) for d in data["differences"]]
     assert [(a["run"], b["run"]) for a, b in sides] == [("two", "one")] * len(CELLS)
     assert all(a["cell"] == b["cell"] for a, b in sides)
@@ -125,8 +139,7 @@ def test_without_a_tokenizer_the_response_alone_is_shown():
 
 def test_the_report_says_that_a_tokenizer_was_missing(path, monkeypatch):
     monkeypatch.setattr(report, "tokenizer_of", lambda named, settings: None)
-    run = read_run(path, "sums")
-    (note,) = pack_texts([run], report_data([run], 100, 0), None).notes
+    (note,) = data_and_texts(read_run(path, "sums"))[1].notes
     assert "its tokenizer is not at hand" in note
 
 
@@ -166,9 +179,7 @@ def test_what_a_sample_shares_with_an_earlier_one_is_kept_once():
 
 
 def page_of(path, max_bytes=30_000_000):
-    run = read_run(path, "sums")
-    data = report_data([run], 100, 0)
-    return page("A <title> & more", data, pack_texts([run], data, None), max_bytes)
+    return page("A <title> & more", *data_and_texts(read_run(path, "sums")), max_bytes)
 
 
 def test_hostile_text_is_never_markup():
@@ -234,18 +245,32 @@ def turn_one(path):
     write_jsonl(path / "samples.jsonl", rows)
 
 
+def drop_lengths(path):
+    rows = list(read_jsonl(path / "samples.jsonl"))
+    write_jsonl(path / "samples.jsonl", [{k: v for k, v in row.items() if k != "num_thinking_tokens"} for row in rows])
+
+
 REFUSALS = {
     "crashed": (lambda p: (p / "DONE").unlink(), "is not finished"),
     "no record": (lambda p: (p / "run.json").unlink(), "has no run.json"),
+    "half a record": (lambda p: (p / "run.json").write_text('{"name": '), "run.json is not JSON"),
+    "a foreign record": (lambda p: (p / "run.json").write_text("[1]"), "run.json lacks package, name, status, commit"),
     "no scores": (lambda p: (p / "scores.json").unlink(), "has no scores.json"),
-    "half a file": (lambda p: (p / "scores.json").write_text('{"cells": ['), "scores.json: not JSON"),
-    "another package": (lambda p: spoil(p, "run.json", lambda r: r.update(package="data")), "is a run of data, not of"),
-    "failed": (lambda p: spoil(p, "run.json", lambda r: r.update(status="failed")), "its record says failed"),
+    "half a file": (lambda p: (p / "scores.json").write_text('{"cells": ['), "scores.json is not JSON"),
+    "other scores": (lambda p: (p / "scores.json").write_text('{"acc": 1}'), "scores.json is of another make"),
+    "another package": (lambda p: spoil(p, "run.json", lambda r: r.update(package="data")), "is of data, not of eval"),
+    "failed": (lambda p: spoil(p, "run.json", lambda r: r.update(status="failed")), "not finished (status 'failed'"),
     "a shard": (lambda p: (p / "config.yaml").write_text("{shard: 2, num_shards: 8}"), "is shard 2 of 8; join them"),
-    "part of the rows": (drop_half, "samples, scores.json counts"),
-    "regraded in part": (turn_one, "percent of its samples are right, scores.json says"),
-    "other rows": (lambda p: (p / "samples.jsonl").write_text('{"loss": 1}\n'), "lacks 'cell': not written by"),
-    "no rows": (lambda p: (p / "samples.jsonl").write_text(""), "has none of its samples"),
+    "no config": (lambda p: (p / "config.yaml").unlink(), "has no config.yaml"),
+    "half a config": (lambda p: (p / "config.yaml").write_text("cells: [1"), "config.yaml is not YAML"),
+    "part of the rows": (drop_half, "is not whole: samples.jsonl has"),
+    "half a row": (lambda p: (p / "samples.jsonl").write_text('{"cell": "ma'), "samples.jsonl, line 1: not JSON"),
+    "regraded in part": (turn_one, "of its samples of sums max=64 are right, scores.json says"),
+    "other rows": (lambda p: (p / "samples.jsonl").write_text('{"loss": 1}\n'), "of another make: a row lacks 'cell'"),
+    "rows of lists": (lambda p: (p / "samples.jsonl").write_text("[1]\n"), "samples.jsonl is of another make"),
+    "less in the rows": (drop_lengths, "its rows lack num_thinking_tokens"),
+    "no rows": (lambda p: (p / "samples.jsonl").write_text(""), "samples.jsonl has 0 of the 12 samples"),
+    "no samples": (lambda p: (p / "samples.jsonl").unlink(), "it has no samples.jsonl"),
 }  # fmt: skip
 
 
@@ -254,8 +279,9 @@ def test_refuses_runs_that_are_not_whole_or_not_ours(case, path):
     change, words = REFUSALS[case]
     change(path)
     with pytest.raises(UserError, match=re.escape(words)) as error:
-        read_run(path, "sums")
+        report.main(load(ReportConfig, [f"run={path}"]))
     assert "\n" not in str(error.value)
+    assert not list(Path().glob("outputs/report/*/report.html"))
 
 
 def test_refuses_a_wrong_config():
@@ -288,14 +314,8 @@ def test_wandb_gets_the_same_curves(path, monkeypatch):
     report.main(load(ReportConfig, [f"run={path}", "num_resamples=100", "wandb=offline"]))
     name = "sums/budget forcing by thinking tokens"
     assert axes[f"{name}/*"] == f"{name}/tokens"
-    points = report_data([read_run(path, "sums")], 100, 0)["curves"][0]["points"]
+    points = data_and_texts(read_run(path, "sums"))[0]["curves"][0]["points"]
     assert [(row[f"{name}/tokens"], row[f"{name}/accuracy"]) for row in logged[: len(points)]] == [
         (point["x"], point["accuracy"]) for point in points
     ]  # fmt: skip
     assert logged[-1] == "finished"
-
-
-def test_a_folder_without_a_record_is_refused_by_the_entry(path):
-    (path / "run.json").unlink()
-    with pytest.raises(UserError, match="has no run.json: not a run folder"):
-        report.main(load(ReportConfig, [f"run={path}"]))
