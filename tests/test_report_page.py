@@ -209,7 +209,7 @@ def test_what_a_model_wrote_is_text(page):
     page.js("openQuestion(0)")
     page.until("document.querySelector('#trace .tokens .sampled')")
     text = page.js("document.querySelector('#trace .tokens .sampled').textContent")
-    assert text.startswith("</script><script>window.hit = 1</script><img") and "\u2400<U+202e><b>xxx" in text
+    assert text.startswith("</script><script>window.hit = 1</script><img") and "\u2400<U+202E><b>xxx" in text
     assert len(text) < 110_000 and "characters left" in text
     for _ in range(10):
         page.js("document.querySelector('#trace .more').click()")
