@@ -151,7 +151,7 @@ def test_another_models_tokenizer_is_refused():
 
 def test_chunks_hold_every_text_once_and_groups_take_turns():
     packer = Packer()
-    texts = [("a", f"{i} " * 20_000) for i in range(5)] + [("b", f"{i} " * 20_000) for i in range(5)]
+    texts = [("a", f"{i} " * 20_000) for i in range(5)] + [("b", f"{i} \ud800" * 20_000) for i in range(5)]
     for group, text in texts:
         packer.add(group, {"text": text})
     packer.close()

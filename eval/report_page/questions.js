@@ -9,8 +9,8 @@ const flipsOf = new Map(); // question: [{text, title, gain, key, cell}]; cell: 
 function markFlips() {
   for (const [kind, pairs] of [["waits", data.waits], ["differences", data.differences]]) {
     pairs.forEach((pair, i) => {
-      const cell = data.cells[pair.a];
-      const name = kind === "waits" ? `${cell.ignore_text ?? "Wait"} \u00d7${cell.num_ignore}` : `${cell.run} ${cell.cell}`;
+      const cell = data.cells[pair.a], other = data.cells[pair.b];
+      const name = kind === "waits" ? `${cell.ignore_text ?? "Wait"} \u00d7${cell.num_ignore}` : `${cell.run}, not ${other.run}, ${cell.cell}`;
       for (const [direction, arrow] of [["to_right", "wrong \u2192 right"], ["to_wrong", "right \u2192 wrong"]]) {
         for (const question of pair[direction]) {
           if (!flipsOf.has(question)) flipsOf.set(question, []);
@@ -69,7 +69,7 @@ function drawFilters() {
   byId("domain").replaceChildren(option("", "any"), ...[...new Set(own)].sort().map((name) => option(name, name)));
   const flips = [["waits", data.waits], ["differences", data.differences]].flatMap(([kind, pairs]) =>
     ownPairs(pairs).flatMap((pair) => ["to_right", "to_wrong"].filter((d) => pair[d].length).map((d) =>
-      option(`${kind}:${pairs.indexOf(pair)}:${d}`, `${pairName(pair)}: ${d === "to_right" ? "wrong to right" : "right to wrong"} (${pair[d].length})`))));
+      option(`${kind}:${pairs.indexOf(pair)}:${d}`, `${d === "to_right" ? "wrong to right" : "right to wrong"} (${pair[d].length}): ${pairName(pair)}`))));
   byId("flip").replaceChildren(option("", "any"), ...flips);
 }
 
