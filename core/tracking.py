@@ -45,6 +45,4 @@ def close_wandb(run: Any) -> None:
     try:
         run.finish()
     except TimeoutError:
-        say(
-            f"wandb | not all was sent within {FINISH_SECONDS:.0f} s: wandb sync {run.settings.sync_dir} sends the rest"
-        )
+        say(f"wandb | not all was sent in {FINISH_SECONDS:.0f} s: wandb sync {run.settings.sync_dir} sends the rest")

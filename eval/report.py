@@ -86,7 +86,7 @@ def pack_texts(runs: Sequence[WholeRun], data: Row, asked: Asked, tokenizer: str
     num_unknown = sum(key not in asked for key in keys)
     if num_unknown:
         notes.append(
-            f"The texts of {num_unknown:,} of {len(keys):,} questions: neither the runs nor the files they read hold them."
+            f"The texts of {num_unknown:,} of {len(keys):,} questions: they are not in the run, nor where it read them."
         )
     order = {key: i for i, key in enumerate(keys)}
     cells = {(cell["run"], cell["benchmark"], cell["cell"]): i for i, cell in enumerate(data["cells"])}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from browser import find_chromium, open_browser
-from debian import install
+from debian_packages import install
 from report_runs import CELLS, ByteTokenizer, ids_of, make_run
 
 from core.config import load

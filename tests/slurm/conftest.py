@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cluster
 import pytest
-from debian import install
+from debian_packages import install
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("core", "data", "eval", "inference", "train")
