@@ -51,7 +51,7 @@ function drawPieces(pieces) {
     });
     parts.push(make("h3", {}, phase === "thinking" ? "Thinking" : "Answer"), make("div", { class: "tokens" }, spans));
   }
-  return parts.length ? parts : [make("p", { class: "quiet" }, "No text: nothing was sampled.")];
+  return parts;
 }
 
 // The grade and its reason, as far as the record says.
@@ -61,7 +61,7 @@ function verdictOf(one, reference) {
   const by = one.grader ? ` Graded by ${one.grader}.` : "";
   if (one.correct === null || one.correct === undefined) return ["none", `Not graded: ${one.error ?? (reference === null ? "there is no reference" : "the rules could not decide")}.${found ? ` Answer found: ${found}.` : ""}${by}`];
   if (one.correct) return ["right", found ? `Right: ${found} is the same as ${gold}.${by}` : `Right.${by}`];
-  if (one.exhausted) return ["wrong", `Wrong: no try was accepted.${by}`];
+  if (one.exhausted) return ["wrong", `Wrong: none of ${one.num_tries} tries was accepted.`];
   return ["wrong", found ? `Wrong: ${found} is not ${gold}.${by}` : `Wrong: no answer was found; ${gold} was asked for.${by}`];
 }
 
@@ -74,9 +74,10 @@ const NAMES = { // facts in this order, with their names; others follow as they 
   num_sampled_tokens: ["sampled tokens", number], num_forced_tokens: ["forced tokens", number],
   num_prompt_tokens: ["prompt tokens", number], num_cached_tokens: ["cached tokens", number],
   repetition: ["ends in a loop", (v) => (v ? "yes" : "no")], mean_logprob: ["mean log-probability", (v) => number(v, 3)],
+  num_tries: ["tries", number], accepted_thinking_tokens: ["thinking tokens of the last try", number], num_scorer_tokens: ["tokens read by the scorer", number],
   score: ["score", (v) => number(v, 4)], seconds: ["seconds", (v) => number(v, 2)], flops: ["FLOPs (estimate)", (v) => v.toExponential(2)],
 };
-const SAID_BEFORE = ["correct", "extracted", "grader"];
+const SAID_BEFORE = ["correct", "extracted", "grader", "exhausted"];
 
 function drawFacts(own) {
   const known = Object.keys(NAMES).filter((name) => name in own).map((name) => [NAMES[name][0], NAMES[name][1](own[name])]);
@@ -105,12 +106,14 @@ async function drawTrace() {
     parts.push(make("h3", {}, "Paths of the search"), make("div", { class: "paths" }, choices));
   }
   if (shown === null) parts.push(make("p", { class: "quiet" }, "The text of this sample was left out of the file; the end of the page says why."));
-  else parts.push(make("p", { class: "quiet" }, legendOf(shown.pieces)), ...drawPieces(shown.pieces), make("h3", {}, "Facts"), drawFacts(shown.facts));
+  else parts.push(make("p", { class: "quiet" }, legendOf(shown)), ...drawPieces(shown.pieces), make("h3", {}, "Facts"), drawFacts(shown.facts));
   byId("trace").replaceChildren(...parts);
   byId("trace").scrollTop = 0;
 }
 
-function legendOf(pieces) {
+function legendOf({ pieces, facts }) {
+  if (facts.exhausted) return "No text: those of tries that were not accepted are not kept.";
+  if (!pieces.length) return "No text was sampled.";
   if (pieces.some((piece) => piece[1] === "unknown")) return "Which of these tokens were sampled and which were forced is not known.";
   if (!pieces.some((piece) => piece[1] === "forced")) return "All of this text was sampled: nothing was forced.";
   return ["Text that was forced is marked ", make("mark", { class: "forced" }, "like this"), "; all other was sampled."];
