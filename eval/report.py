@@ -33,7 +33,7 @@ from eval.samples import Row
 from eval.whole_run import WholeRun, check_run, read_run
 
 PAGE = Path(__file__).parent / "report_page"
-UPLOT = PAGE / "uplot-1.6.32"  # draws the curves: the files of its npm package, 51 kB, MIT, no dependencies
+UPLOT = PAGE / "uplot-1.6.32"  # draws the curves: 51 kB, MIT, no dependencies; its NOTE says whence and why
 SCRIPTS = ("page.js", "curves.js", "questions.js", "trace.js")
 QUESTIONS = "questions"  # the group of the chunks with the questions' own texts
 

@@ -70,11 +70,11 @@ const FINISH = { stop: "the model ended it", length: "cut at its limit" };
 const NAMES = { // facts in this order, with their names; others follow as they are called
   ended: ["thinking ended", (v) => ENDED[v] ?? v], answer_finish: ["answer ended", (v) => FINISH[v] ?? v],
   num_ignored: ["ends ignored", String], num_suppressed: ["ends suppressed", String],
-  num_thinking_tokens: ["thinking tokens", number], num_answer_tokens: ["answer tokens", number], num_steps: ["steps", String],
+  num_thinking_tokens: ["thinking tokens", number], accepted_thinking_tokens: ["of them in the accepted try", number], num_answer_tokens: ["answer tokens", number], num_steps: ["steps", String],
   num_sampled_tokens: ["sampled tokens", number], num_forced_tokens: ["forced tokens", number],
   num_prompt_tokens: ["prompt tokens", number], num_cached_tokens: ["cached tokens", number],
   repetition: ["ends in a loop", (v) => (v ? "yes" : "no")], mean_logprob: ["mean log-probability", (v) => number(v, 3)],
-  num_tries: ["tries", number], accepted_thinking_tokens: ["thinking tokens of the last try", number], num_scorer_tokens: ["tokens read by the scorer", number],
+  num_tries: ["tries", number], num_scorer_tokens: ["tokens read by the scorer", number],
   score: ["score", (v) => number(v, 4)], seconds: ["seconds", (v) => number(v, 2)], flops: ["FLOPs (estimate)", (v) => v.toExponential(2)],
 };
 const SAID_BEFORE = ["correct", "extracted", "grader", "exhausted"];
