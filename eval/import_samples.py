@@ -32,6 +32,7 @@ from eval.cells import Cell, Cells, cells_of
 from eval.grading import grade
 from eval.harness import LoggedSample, budget_of, read_log, results_beside, task_of
 from eval.parallel_scores import overall, parallel_of, question_by_question
+from eval.sample_stats import tokenizer_of
 from eval.samples import Row, graded_beside, regraded, verdict
 from eval.score_tables import print_cells, print_parallel
 from eval.scores import scores_of
@@ -254,9 +255,7 @@ def row_of(response: Response, profile: str, count: Callable[[str], int | None])
 def token_counter(tokenizer: str | None) -> Callable[[str], int | None]:
     if tokenizer is None:
         return lambda text: None
-    from inference import checkpoint
-
-    loaded = checkpoint.load_tokenizer(checkpoint.resolve(tokenizer))
+    loaded = tokenizer_of(tokenizer, {})
     return lambda text: len(loaded.encode(text, add_special_tokens=False))
 
 

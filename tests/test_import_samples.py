@@ -145,7 +145,7 @@ def test_choices_keep_their_id_in_any_order(log):
 
 
 def test_token_counts_come_from_the_tokenizer(log, monkeypatch, capsys):
-    monkeypatch.setattr(checkpoint, "resolve", lambda name: name)
+    monkeypatch.setattr(checkpoint, "resolve", lambda name, weights: name)
     monkeypatch.setattr(checkpoint, "load_tokenizer", lambda path: tiny_tokenizer())
     lines = [line(0, s1("one\ntwo", "Final Answer: 1"), 1), line(1, s1("", "\\boxed{2}"), 1)]
     path, rows, (score,) = imported(log(lines), args=["tokenizer=model", "max_model_len=100"])

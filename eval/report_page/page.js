@@ -32,7 +32,7 @@ const number = (value, digits = 0) =>
 const signed = (value) => (value >= 0 ? "+" : "\u2212") + number(Math.abs(value), 1);
 const interval = (low, high) => (low === null || low === undefined ? "no interval" : `[${number(low, 1)}, ${number(high, 1)}]`);
 const cellName = (cell) => (severalRuns ? `${cell.run}: ${cell.cell}` : cell.cell);
-const pairName = (pair) => `${cellName(data.cells[pair.a])} after ${cellName(data.cells[pair.b])}`;
+const pairName = ({ a, b }) => `${cellName(data.cells[a])} ${data.cells[a].run === data.cells[b].run ? "after" : "against"} ${cellName(data.cells[b])}`;
 const ownCells = () => data.cells.map((cell, i) => ({ ...cell, i })).filter((cell) => cell.benchmark === state.benchmark);
 const ownPairs = (pairs) => pairs.filter((pair) => pair.benchmark === state.benchmark);
 
