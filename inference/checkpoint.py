@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from core.chat import detect_profile
+from core.chat import ChatFormat, detect_profile
 from core.config import UserError
 
 WEIGHTS = ["*.safetensors", "*.gguf", "*.onnx"]
@@ -72,6 +72,15 @@ def load_tokenizer(path: str | Path) -> Any:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no usable tokenizer in this folder ({str(error).splitlines()[0][:200]})") from None
+
+
+def load_chat(model: str, path: str | Path, profile: str | None = None) -> ChatFormat:
+    """The chat format of a model, and its tokenizer with it. profile: None finds it; the others as for `profile_of`.
+
+    Raises UserError where the folder has no tokenizer, or the profile does not fit it.
+    """
+    tokenizer = load_tokenizer(path)
+    return ChatFormat(profile or profile_of(model, path, tokenizer), tokenizer)
 
 
 def profile_of(model: str, path: str | Path, tokenizer: Any) -> str:

@@ -118,8 +118,10 @@ class EngineConfig:
         check_key_name(self.api_key_env, "engine.api_key_env")
 
 
-def load_engine(model: str, config: EngineConfig) -> tuple[Engine, Any]:
+def load_engine(model: str, config: EngineConfig, tokenizer: Any = None) -> tuple[Engine, Any]:
     """(engine, tokenizer) for a local folder or a hub id.
+
+    tokenizer: the model's, where it has been read already.
 
     Raises UserError for a folder that is no model, an unreachable hub, an unknown backend, or too little memory; and
     what `inference.openai_engine` raises, where engine.base_url names a running server.
@@ -136,7 +138,8 @@ def load_engine(model: str, config: EngineConfig) -> tuple[Engine, Any]:
     if config.batch_invariant and backend == "transformers":
         raise UserError("engine.batch_invariant is vLLM's; with transformers use engine.dtype=float32")
     path = checkpoint.resolve(model, config.revision, weights=backend != "openai")
-    tokenizer = checkpoint.load_tokenizer(path)
+    if tokenizer is None:
+        tokenizer = checkpoint.load_tokenizer(path)
     if backend == "openai":
         from inference.openai_engine import OpenAIEngine
 
