@@ -57,6 +57,12 @@ class Budget:
             raise ValueError(f"answer_reserve={self.answer_reserve}: expected 1 to max_answer_tokens")
 
 
+def thinking_limit(asked: int | str | None, profile: str, is_forced: bool) -> int | str | None:
+    """The max_thinking_tokens that `asked` means, where nobody may have asked for any (None): what the context leaves;
+    in the `plain` profile None, unless thinking is forced to go on (is_forced: by a minimum or ignored ends)."""
+    return "auto" if asked is None and (profile != "plain" or is_forced) else asked
+
+
 class ForcedDecode:
     """One sample under one budget. Pure: it asks (`next_request`), it is told (`advance`), it remembers (`sample`).
 

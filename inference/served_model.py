@@ -17,7 +17,7 @@ from inference.api import (
     check_supported,
     check_unicode,
 )
-from inference.budget import Budget, derived_seed
+from inference.budget import Budget, derived_seed, thinking_limit
 from inference.engine import Engine, Sampling
 from inference.serve_config import BUDGET_FIELDS, ServeConfig
 from inference.stream import StreamedDecode
@@ -94,12 +94,10 @@ class ServedModel:
         values |= {field: value for field in BUDGET_FIELDS if (value := getattr(body, field)) is not None}
         if values["num_ignore"] and values["num_ignore"] > config.max_num_ignore:
             raise ApiError(f"num_ignore: at most {config.max_num_ignore} on this server", "num_ignore")
-        asks_to_think = values["num_ignore"] or values["min_thinking_tokens"]
-        if chat.name == "plain" and values["max_thinking_tokens"] is None and not asks_to_think:
+        is_forced = bool(values["num_ignore"] or values["min_thinking_tokens"])
+        limit = self._within(thinking_limit(values.pop("max_thinking_tokens"), chat.name, is_forced))
+        if limit is None:
             values["cue"] = ""  # the whole turn is the answer
-        else:
-            values["max_thinking_tokens"] = self._thinking_limit(values["max_thinking_tokens"])
-        limit = values.pop("max_thinking_tokens")  # None means something to a Budget
         return Budget(limit, **{field: value for field, value in values.items() if value is not None})
 
     def _effort(self, effort: str | None) -> dict[str, Any]:
@@ -110,13 +108,14 @@ class ServedModel:
             raise ApiError(f"reasoning_effort {_shown(effort)} is unknown; known: {known}", "reasoning_effort")
         return self._config.efforts[effort]
 
-    def _thinking_limit(self, asked: int | str | None) -> int | str:
+    def _within(self, limit: int | str | None) -> int | str | None:
+        """Where the server has a limit, "auto" is that, and more is refused."""
         most = self._config.max_thinking_limit
-        if asked in (None, "auto"):
-            return "auto" if most is None else most
-        if most is not None and asked > most:
+        if most is None or limit is None:
+            return limit
+        if limit != "auto" and limit > most:
             raise ApiError(f"max_thinking_tokens: at most {most} on this server", "max_thinking_tokens")
-        return asked
+        return most if limit == "auto" else limit
 
     # prompts
 
