@@ -17,7 +17,7 @@ class Measured(Protocol):
 
 
 def ratio_lines(what: str, ours: Sequence[Measured], others: Sequence[Measured], digits: int = 3) -> list[str]:
-    """Of tokens a second, and of tokens a processor second: a line each. ours, others: measured in turn, repeat by repeat."""
+    """Of tokens a second, and of tokens a processor second: a line each. ours, others: a measurement a repeat."""
     lines = []
     for unit in UNITS:
         pairs = zip(ours, others, strict=True)
