@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +18,14 @@ from inference.api import (
     check_supported,
     check_unicode,
 )
+from inference.api_messages import template_messages
 from inference.budget import Budget, derived_seed, thinking_limit
 from inference.engine import Engine, Sampling
 from inference.serve_config import BUDGET_FIELDS, ServeConfig
 from inference.stream import StreamedDecode
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for a completion that says nothing
+ASKING = (*BUDGET_FIELDS, "thinking_token_budget", "reasoning_effort")  # for a budget
 Body = ChatRequest | CompletionRequest
 
 
@@ -64,8 +67,12 @@ class ServedModel:
             message = f"the model {_shown(body.model)} does not exist; this server has {self.name!r}"
             raise ApiError(message, "model", 404, "model_not_found")
         if isinstance(body, ChatRequest):
+            rendered = self._rendered(body)
+            if self.chat.closes_thinking(rendered) and body.chat_template_kwargs:
+                ids, budget = self.chat.encode(rendered), self._no_thinking(body)
+                return self._work(body, [ids], budget, self._plain, _max_tokens(body))
             budget = self._budget(body, self.chat)
-            return self._work(body, [self._chat_ids(body)], budget, self.chat, _max_tokens(body))
+            return self._work(body, [self.chat.opened_ids(rendered)], budget, self.chat, _max_tokens(body))
         if self._asks_for_budget(body):
             budget = self._budget(body, self.chat)
             prompts = self._prompt_ids(body, add_special_tokens=False)
@@ -77,8 +84,7 @@ class ServedModel:
     # budgets
 
     def _asks_for_budget(self, body: Body) -> bool:
-        fields = (*BUDGET_FIELDS, "thinking_token_budget", "reasoning_effort")
-        return any(getattr(body, field) is not None for field in fields)
+        return any(getattr(body, field) is not None for field in ASKING)
 
     def _budget(self, body: Body, chat: ChatFormat) -> Budget:
         """What the request says, over what its reasoning_effort means, over the server's defaults. The answer's
@@ -100,6 +106,14 @@ class ServedModel:
             values["cue"] = ""  # the whole turn is the answer
         return Budget(limit, **{field: value for field, value in values.items() if value is not None})
 
+    def _no_thinking(self, body: ChatRequest) -> Budget:
+        """The whole turn is the answer. Raises ApiError where the request says how to think all the same."""
+        for field in ASKING:
+            if field != "max_answer_tokens" and getattr(body, field) is not None:
+                raise ApiError(f"{field}: chat_template_kwargs switch thinking off; leave out one of the two", field)
+        longest = body.max_answer_tokens or self._config.max_answer_tokens or self.max_model_len
+        return Budget(None, cue="", max_answer_tokens=longest)
+
     def _effort(self, effort: str | None) -> dict[str, Any]:
         if effort is None:
             return {}
@@ -119,17 +133,29 @@ class ServedModel:
 
     # prompts
 
-    def _chat_ids(self, body: ChatRequest) -> list[int]:
-        messages = [_message(message.model_dump(exclude_none=True), i) for i, message in enumerate(body.messages)]
+    def _rendered(self, body: ChatRequest) -> str:
+        messages = template_messages(body.messages)
         tools = None if body.tool_choice == "none" else body.tools
-        self._check_text("messages", *(message["content"] for message in messages), json.dumps(tools or ""))
+        variables = body.chat_template_kwargs or {}
+        more = [json.dumps(given) for given in (tools, variables) if given]
+        self._check_text("messages", *(message["content"] for message in messages), *more)
         if tools and not self.chat.takes_tools:
             raise ApiError("this model's chat template takes no tools", "tools", code="unsupported_parameter")
+        if variables:
+            self._check_variables(variables)
         try:
-            return self.chat.chat_ids(messages, tools)
+            return self.chat.render(messages, tools, variables)
         except UserError as error:  # it names the model's folder, which is not the client's business
             reason = str(error).replace(str(self.chat.tokenizer.name_or_path), self.name)
             raise ApiError(reason, "messages") from None
+
+    def _check_variables(self, names: Iterable[str]) -> None:
+        known = self.chat.template_variables
+        for name in names:
+            if name not in known:
+                reads = ", ".join(sorted(known)) or "nothing of that kind"
+                message = f"chat_template_kwargs: the chat template reads no {_shown(name)}; it reads {reads}"
+                raise ApiError(message, "chat_template_kwargs", code="unsupported_parameter")
 
     def _prompt_ids(self, body: CompletionRequest, add_special_tokens: bool) -> list[list[int]]:
         """A text that a budget applies to is a rendered chat already: it takes no more special tokens."""
@@ -226,38 +252,6 @@ def _prompts(body: CompletionRequest) -> list[str] | list[list[int]]:
     """prompt is a text, ids, or a list of either."""
     prompt = body.prompt
     return [prompt] if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else prompt
-
-
-def _message(message: dict[str, Any], number: int) -> dict[str, Any]:
-    """A message as chat templates read them: its content a string, the arguments of tool calls objects."""
-    where = f"messages[{number}]"
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "".join(_part_text(part, f"{where}.content[{i}]") for i, part in enumerate(content))
-    if content is None and message["role"] != "assistant":
-        raise ApiError(f"{where}.content is missing", f"{where}.content")
-    message |= {"content": content or ""}
-    if message["role"] == "developer":
-        message["role"] = "system"  # OpenAI's newer name; templates know the older one
-    if "tool_calls" in message:
-        message["tool_calls"] = [_tool_call(call) for call in message["tool_calls"]]
-    return message
-
-
-def _part_text(part: dict[str, Any], where: str) -> str:
-    if part.get("type") != "text" or not isinstance(part.get("text"), str):
-        raise ApiError(f"{where}: parts of type text alone are supported", where, code="unsupported_parameter")
-    return part["text"]
-
-
-def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        return call | {"function": function | {"arguments": json.loads(function["arguments"])}}
-    except (ValueError, RecursionError):  # a model may have written anything; the template gets it as it is
-        return call
 
 
 def _without_end_of_turn(chat: ChatFormat) -> ChatFormat:
