@@ -123,10 +123,11 @@ def table(measured: dict[str, list[Measured]]) -> str:
 
 def main(config: AskBenchmarkConfig) -> None:
     started = time.perf_counter()
-    engine, tokenizer = load_engine(config.model, dataclasses.replace(config.engine, backend="transformers"))
+    path = checkpoint.resolve(config.model, config.engine.revision)
+    chat = checkpoint.load_chat(config.model, path)
+    engine_config = dataclasses.replace(config.engine, backend="transformers")
+    engine, tokenizer = load_engine(config.model, engine_config, chat.tokenizer)
     loaded = time.perf_counter() - started
-    path = checkpoint.resolve(config.model)
-    chat = ChatFormat(checkpoint.profile_of(config.model, path, tokenizer), tokenizer)
     prompt = chat.prompt_ids(config.question)
     cold = measure(lambda: ask(engine, chat, prompt, num_tokens=1))
     model = plain_model(engine, path)

@@ -42,6 +42,11 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
+def shown(text: str) -> str:
+    """What a client sent, as an error repeats it."""
+    return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
+
+
 def shutting_down() -> ApiError:
     return ApiError("the server is shutting down", status=503)
 
@@ -228,10 +233,9 @@ def refusal_of(errors: Sequence[Any], schema: type[BaseModel]) -> ApiError:
 
 
 def _unknown_field(name: str, schema: type[BaseModel]) -> ApiError:
-    name = name[:MAX_SHOWN]
-    near = difflib.get_close_matches(name, _field_names(schema), n=1)
+    near = difflib.get_close_matches(name[:MAX_SHOWN], _field_names(schema), n=1)
     hint = f"; {WAYS_OUT[name]}" if name in WAYS_OUT else f"; did you mean {near[0]!r}?" if near else ""
-    return ApiError(f"unknown field {name!r}{hint}", name, code="unknown_parameter")
+    return ApiError(f"unknown field {shown(name)}{hint}", name[:MAX_SHOWN], code="unknown_parameter")
 
 
 def _field_names(schema: type[BaseModel]) -> set[str]:

@@ -6,7 +6,8 @@
     then the answer, with its own limit, always reserved
 
 Acting on the sampled end, not on the most likely token, is right at any temperature. Ids are concatenated, never
-decoded and encoded again. (s1, section 3.1; the released evaluator's deviations are in PAPER 3.2.)
+decoded and encoded again. (s1, section 3.1. The released evaluator has a
+fresh budget after each ignored end: `budget_per_round`.)
 """
 
 import copy

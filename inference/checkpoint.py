@@ -88,8 +88,7 @@ def profile_of(model: str, path: str | Path, tokenizer: Any) -> str:
 
     model: as the user named it. path: its local folder.
     """
-    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    return config.get("thinking_profile") or detect_profile(tokenizer, model)
+    return _config_of(path).get("thinking_profile") or detect_profile(tokenizer, model)
 
 
 def _before_torch() -> None:
@@ -121,19 +120,27 @@ def check_weights(path: Path) -> None:
             raise UserError(f"{path / name} is damaged ({error}); copy it here again") from None
 
 
+def _config_of(path: str | Path) -> dict[str, Any]:
+    return json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+
+
+def _text_config_of(path: str | Path) -> dict[str, Any]:
+    """Of the language model in it, where it sees pictures too."""
+    config = _config_of(path)
+    return config.get("text_config", config)
+
+
 def context_of(path: str | Path) -> int | None:
     """Tokens that the model was made for; None where its config does not say, or scales RoPE: the backend knows its
     reach."""
-    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    config = config.get("text_config", config)
+    config = _text_config_of(path)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     return None if "factor" in rope else config.get("max_position_embeddings")
 
 
 def vocab_size_of(path: str | Path) -> int | None:
     """Rows of the model's embedding, padding included; None where its config does not say."""
-    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    return config.get("text_config", config).get("vocab_size")
+    return _text_config_of(path).get("vocab_size")
 
 
 def context_within(path: str | Path, most: int) -> int:
@@ -143,8 +150,7 @@ def context_within(path: str | Path, most: int) -> int:
 
 def architecture_of(path: str | Path) -> str:
     """The model class that wrote the folder; empty where its config does not say."""
-    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    return next(iter(config.get("architectures") or []), "")
+    return next(iter(_config_of(path).get("architectures") or []), "")
 
 
 def check_context(path: str | Path, max_model_len: int) -> None:

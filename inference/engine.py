@@ -5,6 +5,8 @@ these ids". What comes next is decided by `inference.budget.ForcedDecode`. State
 ends, its next request goes in, while the others go on. No round waits for its slowest member.
 """
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from core.http_client import check_address, check_key_name
 from core.runs import OUTPUTS
 
 FinishReason = Literal["stop", "length", "error"]
+MAX_LOGIT_BIAS = 1024  # ids that a request may keep from being sampled: vLLM's V2 runner
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,11 @@ class EngineConfig:
         if self.base_url is not None:
             check_address(self.base_url, "engine.base_url", "engine.api_key_env")
         check_key_name(self.api_key_env, "engine.api_key_env")
+
+
+def fingerprint_of(parts: dict[str, Any]) -> str:
+    """Of all that decides what an engine says: 16 hex digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def load_engine(model: str, config: EngineConfig, tokenizer: Any = None) -> tuple[Engine, Any]:

@@ -17,6 +17,7 @@ from inference.api import (
     CompletionRequest,
     check_supported,
     check_unicode,
+    shown,
 )
 from inference.api_messages import template_messages
 from inference.budget import Budget, derived_seed, thinking_limit
@@ -64,7 +65,7 @@ class ServedModel:
         check_unicode(body)
         self._check_n(body)
         if body.model is not None and body.model != self.name:
-            message = f"the model {_shown(body.model)} does not exist; this server has {self.name!r}"
+            message = f"the model {shown(body.model)} does not exist; this server has {self.name!r}"
             raise ApiError(message, "model", 404, "model_not_found")
         if isinstance(body, ChatRequest):
             rendered = self._rendered(body)
@@ -119,7 +120,7 @@ class ServedModel:
             return {}
         if effort not in self._config.efforts:
             known = ", ".join(self._config.efforts)
-            raise ApiError(f"reasoning_effort {_shown(effort)} is unknown; known: {known}", "reasoning_effort")
+            raise ApiError(f"reasoning_effort {shown(effort)} is unknown; known: {known}", "reasoning_effort")
         return self._config.efforts[effort]
 
     def _within(self, limit: int | str | None) -> int | str | None:
@@ -154,7 +155,7 @@ class ServedModel:
         for name in names:
             if name not in known:
                 reads = ", ".join(sorted(known)) or "nothing of that kind"
-                message = f"chat_template_kwargs: the chat template reads no {_shown(name)}; it reads {reads}"
+                message = f"chat_template_kwargs: the chat template reads no {shown(name)}; it reads {reads}"
                 raise ApiError(message, "chat_template_kwargs", code="unsupported_parameter")
 
     def _prompt_ids(self, body: CompletionRequest, add_special_tokens: bool) -> list[list[int]]:
@@ -260,7 +261,3 @@ def _without_end_of_turn(chat: ChatFormat) -> ChatFormat:
     chat.stop_token_ids -= chat.end_of_turn_ids
     chat.end_of_turn_ids = frozenset()
     return chat
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:80] + "...")
