@@ -138,7 +138,8 @@ class ChatFormat:
             return self.tokenizer.apply_chat_template(
                 messages, tools, tokenize=False, add_generation_prompt=True, **(variables or {})
             )
-        except (TemplateError, TypeError, KeyError) as error:  # its own refusal, or a message of a kind it cannot write
+        except (TemplateError, TypeError, LookupError, ValueError, ArithmeticError) as error:
+            # its own refusal, or a message or variable of a kind it cannot write
             raise UserError(f"the chat template of {name!r} refuses these messages: {error}") from None
 
     def closes_thinking(self, rendered: str) -> bool:

@@ -6,8 +6,8 @@
     then the answer, with its own limit, always reserved
 
 Acting on the sampled end, not on the most likely token, is right at any temperature. Ids are concatenated, never
-decoded and encoded again. (s1, section 3.1. The released evaluator has a
-fresh budget after each ignored end: `budget_per_round`.)
+decoded and encoded again. (s1, section 3.1. The released evaluator has a fresh budget after
+each ignored end: `budget_per_round`.)
 """
 
 import copy
@@ -59,8 +59,10 @@ class Budget:
 
 
 def thinking_limit(asked: int | str | None, profile: str, is_forced: bool) -> int | str | None:
-    """The max_thinking_tokens that `asked` means, where nobody may have asked for any (None): what the context leaves;
-    in the `plain` profile None, unless thinking is forced to go on (is_forced: by a minimum or ignored ends)."""
+    """`asked`, where None stands for what the context leaves, and in the `plain` profile for no thinking phase.
+
+    is_forced: a minimum or ignored ends ask for one all the same.
+    """
     return "auto" if asked is None and (profile != "plain" or is_forced) else asked
 
 
