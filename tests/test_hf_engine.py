@@ -22,7 +22,7 @@ def load(folder, **changes):
 def test_a_tokenizer_that_was_read_already_is_not_read_again(folder, monkeypatch):
     tokenizer = checkpoint.load_tokenizer(folder)
     monkeypatch.setattr(checkpoint, "load_tokenizer", lambda path: pytest.fail("read again"))
-    engine, same = load_engine(str(folder), EngineConfig(backend="transformers"), tokenizer)
+    engine, same = load_engine(str(folder), EngineConfig(backend="transformers", max_model_len=64), tokenizer)
     engine.close()
     assert same is tokenizer
 
