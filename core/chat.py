@@ -9,6 +9,8 @@ Training ids and inference prefixes come from the same pieces, so they cannot dr
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
 from typing import Any
 
 from core.config import UserError
@@ -115,9 +117,46 @@ class ChatFormat:
 
         Raises UserError where the template refuses the chat, or takes no tools.
         """
+        return self.opened_ids(self.render(messages, tools))
+
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
+        variables: dict[str, Any] | None = None,
+    ) -> str:
+        """A chat as its template writes it, generation prompt included. variables: some of `template_variables`.
+
+        Raises UserError as `chat_ids` does.
+        """
+        from jinja2 import TemplateError
+
+        name = self.tokenizer.name_or_path
         if tools and not self.takes_tools:
-            raise UserError(f"the chat template of {self.tokenizer.name_or_path!r} takes no tools")
-        return self.opened_ids(self._render(messages, tools))
+            raise UserError(f"the chat template of {name!r} takes no tools")
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, tools, tokenize=False, add_generation_prompt=True, **(variables or {})
+            )
+        except (TemplateError, TypeError, LookupError, ValueError, ArithmeticError) as error:
+            # its own refusal, or a message or variable of a kind it cannot write
+            raise UserError(f"the chat template of {name!r} refuses these messages: {error}") from None
+
+    def closes_thinking(self, rendered: str) -> bool:
+        """Has the template ended thinking before the model begins, as Qwen3's does with enable_thinking=false?"""
+        return bool(self.ends) and rendered.rstrip().endswith(self.profile.ends[0])
+
+    @cached_property
+    def template_variables(self) -> frozenset[str]:
+        """What the chat template reads beside messages, tools and special tokens: switches like enable_thinking, and
+        what it sets itself on some of its ways alone."""
+        from jinja2 import Environment, meta
+
+        environment = Environment(extensions=["jinja2.ext.loopcontrols"])
+        template = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", str(self.tokenizer.chat_template))  # transformers' own
+        given = {*signature(self.tokenizer.apply_chat_template).parameters, *self.tokenizer.special_tokens_map}
+        given |= {"messages", "raise_exception", "strftime_now", *environment.globals}
+        return frozenset(meta.find_undeclared_variables(environment.parse(template)) - given)
 
     @property
     def takes_tools(self) -> bool:
@@ -174,16 +213,7 @@ class ChatFormat:
         messages = [{"role": "user", "content": text}]
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
-        return self._render(messages)
-
-    def _render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
-        from jinja2 import TemplateError
-
-        try:
-            return self.tokenizer.apply_chat_template(messages, tools, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, TypeError, KeyError) as error:  # its own refusal, or a message of a kind it cannot write
-            name = self.tokenizer.name_or_path
-            raise UserError(f"the chat template of {name!r} refuses these messages: {error}") from None
+        return self.render(messages)
 
     def _start_ids(self, rendered: str) -> list[int]:
         # some templates (R1 distills) already open thinking in their generation prompt

@@ -4,7 +4,7 @@ import json
 from statistics import fmean
 
 import pytest
-from scripted_eval import script
+from scripted_eval import script, scripted_engines
 from tiny_tokenizer import tiny_tokenizer
 
 import eval.prm
@@ -14,7 +14,6 @@ from core.types import Question, read_jsonl, write_jsonl
 from eval.compare import CompareConfig, compare
 from eval.prm import Prm
 from eval.run import EvalConfig, main
-from inference.scripted_engine import ScriptedEngine
 
 STEPS = "max_thinking_tokens: 40, max_step_tokens: 15, step_delimiter: a"
 GRID = [
@@ -62,13 +61,7 @@ class FakeBackend:
 @pytest.fixture(autouse=True)
 def engines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    engines = []
-
-    def load_engine(model, config):
-        engines.append(ScriptedEngine(answering, config.max_model_len, len(tiny_tokenizer()), filler=5))
-        return engines[-1], tiny_tokenizer()
-
-    monkeypatch.setattr(inference.engine, "load_engine", load_engine)
+    engines = scripted_engines(monkeypatch, answering)
     questions = [Question.of(f"{i} + {i} = ?", str(2 * i), "integer", "t", "sums") for i in range(3)]
     write_jsonl("q.jsonl", questions)
     return engines
