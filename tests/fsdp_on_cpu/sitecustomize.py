@@ -1,4 +1,4 @@
-"""Put on the PYTHONPATH of a test's torchrun, makes accelerate admit FSDP2 on CPU processes, and DeepSpeed start sooner.
+"""On the PYTHONPATH of a test's torchrun, makes accelerate admit FSDP2 on CPU processes, and DeepSpeed start sooner.
 
 accelerate looks at FSDP settings only where processes have accelerators; the sharding itself is torch's own and runs on
 gloo. Python imports this file by its name, at the start of every process.
