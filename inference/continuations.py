@@ -9,6 +9,7 @@ start with the same seed, because engines restart a seeded stream with each requ
 """
 
 import hashlib
+import struct
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
@@ -59,7 +60,7 @@ class ContinuationStore:
         seed = request.seed if request.sampling.temperature > 0 else None
         settings = (astuple(request.sampling), seed, sorted(request.stop_token_ids), request.min_tokens)
         digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
-        digest.update(b"".join(t.to_bytes(4, "little") for t in request.prefix))
+        digest.update(struct.pack(f"<{len(request.prefix)}I", *request.prefix))
         return digest.hexdigest()
 
     def lookup(self, request: Request) -> Delta | None:

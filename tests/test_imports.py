@@ -67,6 +67,7 @@ def test_imports_go_one_way(path):
     assert ours <= MAY_IMPORT[name_of(path).split(".")[0]]
 
 
+@pytest.mark.slow  # no torch, but half a second
 def test_importing_an_entry_imports_nothing_heavy():
     code = f"""
 import importlib, sys
