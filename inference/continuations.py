@@ -10,7 +10,7 @@ start with the same seed, because engines restart a seeded stream with each requ
 
 import hashlib
 import struct
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from core.journal import Journal
@@ -58,7 +58,7 @@ class ContinuationStore:
     def key(self, request: Request) -> str:
         """Names what decides a continuation: sampling, seed, stops, min_tokens, prefix. Not max_tokens."""
         seed = request.seed if request.sampling.temperature > 0 else None
-        settings = (astuple(request.sampling), seed, sorted(request.stop_token_ids), request.min_tokens)
+        settings = (tuple(vars(request.sampling).values()), seed, sorted(request.stop_token_ids), request.min_tokens)
         digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
         digest.update(struct.pack(f"<{len(request.prefix)}I", *request.prefix))
         return digest.hexdigest()
