@@ -7,6 +7,7 @@ Training ids and inference prefixes come from the same pieces, so they cannot dr
     close_ids     = what is appended when thinking ends, by itself or by force
 """
 
+import functools
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,6 +80,7 @@ class ChatFormat:
         self.name = profile
         self.profile = PROFILES[profile]
         self.tokenizer = tokenizer
+        self._cue_ids = functools.lru_cache(64)(self.encode)  # every sample asks for the same few
         self.num_token_ids = len(tokenizer)
         self.end_of_turn_ids = self._end_of_turn_ids()
         self.ends = tuple(tuple(self.encode(end)) for end in self.profile.ends)
@@ -200,7 +202,7 @@ class ChatFormat:
         newline = self.profile.after_thinking
         if newline and thinking and self.decode(thinking[-4:]).endswith(newline):
             newline = ""
-        return self.encode(newline) + delimiter + self.encode(cue)
+        return [*self._cue_ids(newline), *delimiter, *self._cue_ids(cue)]
 
     def is_end(self, ids: tuple[int, ...]) -> bool | None:
         """Do these ids, which begin at a stop, end thinking? None: one more token is needed to tell."""

@@ -1,6 +1,7 @@
 """Rejection sampling, searches and the parallel methods in eval.run, on a scripted engine."""
 
 import json
+from functools import cache
 from statistics import fmean
 
 import pytest
@@ -28,9 +29,15 @@ GRID = [
 PRM = "scorer={kind: prm, model: tiny, prompt: '{question}', step_delimiter: a}"
 
 
+@cache
+def digits_and_answer() -> tuple[list[int], list[int]]:
+    """Ids of 0, 2 and 4, and those of "answer"."""
+    return [tiny_tokenizer().encode(d)[0] for d in "024"], tiny_tokenizer().encode("answer")
+
+
 def answering(prefix, seed):
     """Thinks anything, and answers 0, 2 or 4, not always right."""
-    digits, close = [tiny_tokenizer().encode(d)[0] for d in "024"], tiny_tokenizer().encode("answer")
+    digits, close = digits_and_answer()
     if prefix[-1] in digits and seed is not None and closed(prefix, close):
         return tiny_tokenizer().eos_token_id
     if closed(prefix, close):
