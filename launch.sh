@@ -8,7 +8,7 @@ set -euo pipefail
 usage() {
     cat <<'END'
 ./launch.sh [model=...]                                       the whole pipeline, small, on this machine
-./launch.sh test [pytest arguments]                           the tests; -m "not slow" for the fast ones
+./launch.sh test [pytest arguments]                           the tests; -m "not slow": the fast ones; -n 0: one process
 ./launch.sh <package.module> <config.yaml>... [key=value]...  one step; <package.module> --help lists its keys
 ./launch.sh --slurm [--test-only] <package.module> ...        one step as a SLURM job
 
@@ -406,6 +406,13 @@ find_python() {
     return 1
 }
 
+# How the tests share this machine, as options of pytest-xdist; a later -n has the last word. One process would leave
+# half of two cores idle. A file's tests stay together, for the engines and runs that they share, and files keep their
+# order, in which the longest do not come last. Of a GPU's memory one engine needs all.
+test_processes() {
+    if [ "$(num_gpus)" = 0 ]; then echo "-n 2 --dist loadfile --no-loadscope-reorder"; fi
+}
+
 # The locks name every package, so that pip has nothing to resolve (--no-deps). The first import proves that they fit
 # together, and leaves the bytecode of the large ones on disk.
 install() {
@@ -496,7 +503,8 @@ main() {
         test)
             shift
             prepare
-            run "$python" -m pytest "$@"
+            # shellcheck disable=SC2046
+            run "$python" -m pytest $(test_processes) "$@"
             ;;
         --slurm)
             shift

@@ -16,13 +16,13 @@ put there is read along with the next token.
 """
 
 import dataclasses
-import random
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.ratios import ratio_lines
 from core.chat import ChatFormat
 from core.config import option, run_entry
 from core.log import Progress
@@ -105,20 +105,6 @@ def measure(way: Callable[[], Any]) -> Measured:
     return Measured(seconds, cpu, said if isinstance(said, int) else len(said))
 
 
-def ratios(ours: list[Measured], others: list[Measured], unit: str) -> list[float]:
-    """Of tokens a unit, repeat by repeat."""
-    return [
-        a.num_tokens / getattr(a, unit) / (b.num_tokens / getattr(b, unit)) for a, b in zip(ours, others, strict=True)
-    ]
-
-
-def interval(values: list[float], seed: int = 0, resamples: int = 10_000) -> tuple[float, float]:
-    """95% bootstrap interval of the median."""
-    rng = random.Random(seed)
-    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(resamples))
-    return medians[int(0.025 * resamples)], medians[int(0.975 * resamples) - 1]
-
-
 def table(measured: dict[str, list[Measured]]) -> str:
     lines = [f"{'way':<15} {'seconds (min, median, max)':<28} {'CPU seconds':>11} {'tokens':>7} {'tokens/s':>9}"]
     for name, runs in measured.items():
@@ -130,24 +116,18 @@ def table(measured: dict[str, list[Measured]]) -> str:
     ours = measured["ask"]
     first = sorted(m.first for m in ours)
     lines.append(f"first token of ask after {statistics.median(first):.2f} s (slowest {first[-1]:.2f} s)")
-    for unit in ("seconds", "cpu_seconds"):
-        by = unit.replace("_", " ")
-        pairs = ratios(ours, measured["model.generate"], unit)
-        low, high = interval(pairs)
-        lines.append(f"tokens by {by}, ask / model.generate: {statistics.median(pairs):.3f} [{low:.3f}, {high:.3f}] "
-                     f"(repeats: {', '.join(f'{r:.3f}' for r in pairs)})")  # fmt: skip
-        pairs = ratios(ours, measured["re-tokenising"] * len(ours), unit)
-        lines.append(f"tokens by {by}, ask / re-tokenising: {statistics.median(pairs):.1f} "
-                     f"({min(pairs):.1f} to {max(pairs):.1f})")  # fmt: skip
+    lines += ratio_lines("ask / model.generate", ours, measured["model.generate"])
+    lines += ratio_lines("ask / one run of re-tokenising", ours, measured["re-tokenising"] * len(ours), digits=1)
     return "\n".join(lines)
 
 
 def main(config: AskBenchmarkConfig) -> None:
     started = time.perf_counter()
-    engine, tokenizer = load_engine(config.model, dataclasses.replace(config.engine, backend="transformers"))
+    path = checkpoint.resolve(config.model, config.engine.revision)
+    chat = checkpoint.load_chat(config.model, path)
+    engine_config = dataclasses.replace(config.engine, backend="transformers")
+    engine, tokenizer = load_engine(config.model, engine_config, chat.tokenizer)
     loaded = time.perf_counter() - started
-    path = checkpoint.resolve(config.model)
-    chat = ChatFormat(checkpoint.profile_of(config.model, path, tokenizer), tokenizer)
     prompt = chat.prompt_ids(config.question)
     cold = measure(lambda: ask(engine, chat, prompt, num_tokens=1))
     model = plain_model(engine, path)

@@ -5,11 +5,10 @@
 Needs vLLM. One server runs at a time, in a process of its own, and who goes first alternates: it is started, warmed up,
 and then each of many clients streams plain completions of a fixed length one after the other, which stop at nothing.
 Ours is also asked for chats with budgets of the same length in all. Prints tokens a second, and for each repeat the
-ratio of the two; its interval is Student's, of the logarithms.
+ratio of the two.
 """
 
 import asyncio
-import math
 import statistics
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.ratios import ratio_lines
 from benchmarks.streams import Streamed, cpu_seconds, free_port, our_command, running, stream_to_end
 from core.config import option, run_entry
 from core.log import say
@@ -167,18 +167,6 @@ def compare(config: ServeBenchmarkConfig, prompts: Sequence[str], folder: Path) 
     return measured
 
 
-def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """(geometric mean, lower, upper): 95%, Student's of the logarithms; infinite for a single one."""
-    from scipy.stats import t
-
-    logs = [math.log(ratio) for ratio in ratios]
-    mean = statistics.fmean(logs)
-    if len(logs) < 2:
-        return math.exp(mean), 0.0, math.inf
-    half = t.ppf(0.975, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
-    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
-
-
 def table(measured: dict[str, list[Measured]]) -> str:
     """Medians, and the ratio of the rates within each repeat."""
     lines = [f"{'way':<19} {'tokens/s (min, median, max)':<28} {'tokens':>7} {'CPU seconds':>11} {'first token':>12}"]
@@ -188,15 +176,7 @@ def table(measured: dict[str, list[Measured]]) -> str:
         cpu, first = (statistics.median(values) for values in
                       ([one.cpu_seconds for one in runs], [one.first_token_seconds for one in runs]))  # fmt: skip
         lines.append(f"{name:<19} {shown:<28} {runs[-1].num_tokens:>7,} {cpu:>11.1f} {first:>10.2f} s")
-    for unit in ("seconds", "cpu_seconds"):
-        pairs = zip(measured["inference.serve"], measured["vllm serve"], strict=True)
-        ratios = [
-            ours.num_tokens / getattr(ours, unit) / (vllm.num_tokens / getattr(vllm, unit)) for ours, vllm in pairs
-        ]
-        mean, low, high = interval(ratios)
-        what = f"tokens by {unit.replace('_', ' ')}, inference.serve / vllm serve"
-        repeats = ", ".join(f"{ratio:.3f}" for ratio in ratios)
-        lines.append(f"{what}: {mean:.3f} [{low:.3f}, {high:.3f}] (repeats: {repeats})")
+    lines += ratio_lines("inference.serve / vllm serve", measured["inference.serve"], measured["vllm serve"])
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from benchmarks.ratios import ratio_lines
 from core.chat import ChatFormat
 from core.config import option, run_entry
 from core.cost import ModelShape
@@ -110,7 +111,7 @@ class Measured:
 
     seconds: float
     cpu_seconds: float
-    num_sampled: int
+    num_tokens: int
 
 
 def compare(ways: dict[str, Callable[[], int]], engine: Engine, repeats: int) -> dict[str, list[Measured]]:
@@ -135,15 +136,9 @@ def table(measured: dict[str, list[Measured]]) -> str:
         seconds = sorted(m.seconds for m in runs)
         shown = f"{seconds[0]:.2f}, {statistics.median(seconds):.2f}, {seconds[-1]:.2f}"
         cpu, rate = (statistics.median(values) for values in
-                     ([m.cpu_seconds for m in runs], [m.num_sampled / m.seconds for m in runs]))  # fmt: skip
-        lines.append(f"{name:<13} {shown:<28} {cpu:>11.2f} {runs[-1].num_sampled:>7,} {rate:>9,.1f}")
-    for unit in ("seconds", "cpu_seconds"):
-        pairs = zip(measured["evaluator"], measured["LLM.generate"], strict=True)
-        ratios = sorted(
-            ours.num_sampled / getattr(ours, unit) / (bare.num_sampled / getattr(bare, unit)) for ours, bare in pairs
-        )
-        lines.append(f"tokens by {unit.replace('_', ' ')}, evaluator / LLM.generate: {statistics.median(ratios):.3f} "
-                     f"(repeats: {', '.join(f'{r:.3f}' for r in ratios)})")  # fmt: skip
+                     ([m.cpu_seconds for m in runs], [m.num_tokens / m.seconds for m in runs]))  # fmt: skip
+        lines.append(f"{name:<13} {shown:<28} {cpu:>11.2f} {runs[-1].num_tokens:>7,} {rate:>9,.1f}")
+    lines += ratio_lines("evaluator / LLM.generate", measured["evaluator"], measured["LLM.generate"])
     return "\n".join(lines)
 
 

@@ -7,8 +7,11 @@ Training ids and inference prefixes come from the same pieces, so they cannot dr
     close_ids     = what is appended when thinking ends, by itself or by force
 """
 
+import functools
 import re
 from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
 from typing import Any
 
 from core.config import UserError
@@ -77,6 +80,7 @@ class ChatFormat:
         self.name = profile
         self.profile = PROFILES[profile]
         self.tokenizer = tokenizer
+        self._cue_ids = functools.lru_cache(64)(self.encode)  # every sample asks for the same few
         self.num_token_ids = len(tokenizer)
         self.end_of_turn_ids = self._end_of_turn_ids()
         self.ends = tuple(tuple(self.encode(end)) for end in self.profile.ends)
@@ -115,9 +119,46 @@ class ChatFormat:
 
         Raises UserError where the template refuses the chat, or takes no tools.
         """
+        return self.opened_ids(self.render(messages, tools))
+
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
+        variables: dict[str, Any] | None = None,
+    ) -> str:
+        """A chat as its template writes it, generation prompt included. variables: some of `template_variables`.
+
+        Raises UserError as `chat_ids` does.
+        """
+        from jinja2 import TemplateError
+
+        name = self.tokenizer.name_or_path
         if tools and not self.takes_tools:
-            raise UserError(f"the chat template of {self.tokenizer.name_or_path!r} takes no tools")
-        return self.opened_ids(self._render(messages, tools))
+            raise UserError(f"the chat template of {name!r} takes no tools")
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, tools, tokenize=False, add_generation_prompt=True, **(variables or {})
+            )
+        except (TemplateError, TypeError, LookupError, ValueError, ArithmeticError) as error:
+            # its own refusal, or a message or variable of a kind it cannot write
+            raise UserError(f"the chat template of {name!r} refuses these messages: {error}") from None
+
+    def closes_thinking(self, rendered: str) -> bool:
+        """Has the template ended thinking before the model begins, as Qwen3's does with enable_thinking=false?"""
+        return bool(self.ends) and rendered.rstrip().endswith(self.profile.ends[0])
+
+    @cached_property
+    def template_variables(self) -> frozenset[str]:
+        """What the chat template reads beside messages, tools and special tokens: switches like enable_thinking, and
+        what it sets itself on some of its ways alone."""
+        from jinja2 import Environment, meta
+
+        environment = Environment(extensions=["jinja2.ext.loopcontrols"])
+        template = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", str(self.tokenizer.chat_template))  # transformers' own
+        given = {*signature(self.tokenizer.apply_chat_template).parameters, *self.tokenizer.special_tokens_map}
+        given |= {"messages", "raise_exception", "strftime_now", *environment.globals}
+        return frozenset(meta.find_undeclared_variables(environment.parse(template)) - given)
 
     @property
     def takes_tools(self) -> bool:
@@ -161,7 +202,7 @@ class ChatFormat:
         newline = self.profile.after_thinking
         if newline and thinking and self.decode(thinking[-4:]).endswith(newline):
             newline = ""
-        return self.encode(newline) + delimiter + self.encode(cue)
+        return [*self._cue_ids(newline), *delimiter, *self._cue_ids(cue)]
 
     def is_end(self, ids: tuple[int, ...]) -> bool | None:
         """Do these ids, which begin at a stop, end thinking? None: one more token is needed to tell."""
@@ -174,16 +215,7 @@ class ChatFormat:
         messages = [{"role": "user", "content": text}]
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
-        return self._render(messages)
-
-    def _render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
-        from jinja2 import TemplateError
-
-        try:
-            return self.tokenizer.apply_chat_template(messages, tools, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, TypeError, KeyError) as error:  # its own refusal, or a message of a kind it cannot write
-            name = self.tokenizer.name_or_path
-            raise UserError(f"the chat template of {name!r} refuses these messages: {error}") from None
+        return self.render(messages)
 
     def _start_ids(self, rendered: str) -> list[int]:
         # some templates (R1 distills) already open thinking in their generation prompt

@@ -11,6 +11,7 @@ outputs/<package>/<name>-<digest of the config>/
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -235,11 +236,13 @@ def _git_state() -> tuple[str, str]:
         return done.stdout if done.returncode == 0 else ""
 
     try:
-        return git("rev-parse", "HEAD").strip() or "none", git("diff", "HEAD")
+        commit = git("rev-parse", "HEAD").strip()
+        return (commit, git("diff", "HEAD")) if commit else ("none", "")
     except FileNotFoundError:
         return "none", ""
 
 
+@functools.cache  # a process may hold many runs, as a filter does of its steps
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in RECORDED_PACKAGES:
@@ -248,6 +251,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
+@functools.cache
 def _hardware() -> dict[str, Any]:
     cpu = platform.processor()
     memory = None

@@ -91,10 +91,11 @@ def label_of(row: dict[str, Any]) -> str:
 
 
 def main(config: SweepConfig) -> None:
-    engine, tokenizer = load_engine(config.model, config.engine)
-    profile = checkpoint.profile_of(config.model, checkpoint.resolve(config.model), tokenizer)
+    path = checkpoint.resolve(config.model, config.engine.revision)
+    chat = checkpoint.load_chat(config.model, path)
+    engine, _ = load_engine(config.model, config.engine, chat.tokenizer)
     driver = Driver(engine, ContinuationStore())
-    rows = sweep(driver, ChatFormat(profile, tokenizer), config)
+    rows = sweep(driver, chat, config)
     for row in rows:
         say(f"{label_of(row)} | {row['num_thinking_tokens']} thinking tokens | {row['answer']}")
     num_tokens = sum(row["num_thinking_tokens"] for row in rows)

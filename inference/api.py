@@ -42,6 +42,11 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
+def shown(text: str) -> str:
+    """What a client sent, as an error repeats it."""
+    return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
+
+
 def shutting_down() -> ApiError:
     return ApiError("the server is shutting down", status=503)
 
@@ -86,6 +91,7 @@ class _Body(_Strict):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     # honoured at their neutral value alone: see NEUTRAL
+    min_tokens: Any = None
     logprobs: Any = None
     logit_bias: Any = None
     frequency_penalty: Any = None
@@ -113,6 +119,7 @@ class ChatRequest(_Body):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
     max_completion_tokens: OneOrMore | None = None
     tools: Objects | None = None
+    chat_template_kwargs: dict[str, Any] | None = None  # as vLLM and SGLang name it
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     top_logprobs: Any = None
@@ -135,6 +142,7 @@ class CompletionRequest(_Body):
 
 # the values, beside null, at which a field that is not supported changes nothing
 NEUTRAL: dict[str, Sequence[Any]] = {
+    "min_tokens": (0,),
     "logprobs": (False,),
     "logit_bias": ({},),
     "frequency_penalty": (0,),
@@ -158,14 +166,23 @@ NEUTRAL: dict[str, Sequence[Any]] = {
 }
 
 
+# what to do instead, where there is something
+WAYS_OUT = {
+    "min_tokens": "min_thinking_tokens is the least length of thinking",
+    "response_format": "describe the format in the messages",
+    "enable_thinking": "send it inside chat_template_kwargs",
+}
+
+
 def check_supported(body: _Body) -> None:
     """Raises ApiError for a field that would have to be ignored."""
     for name, values in NEUTRAL.items():
         value = getattr(body, name, None)
         # False == 0 in Python, and logprobs=0 of completions asks for something
         if value is not None and not any(value == v and type(value) in (type(v), float) for v in values):
-            allowed = f"; leave it out, or send {' or '.join(map(repr, values))}" if values else "; leave it out"
-            raise ApiError(f"{name} is not supported here{allowed}", name, code="unsupported_parameter")
+            way_out = f"{WAYS_OUT[name]}; leave it out" if name in WAYS_OUT else "leave it out"
+            way_out += f", or send {' or '.join(map(json.dumps, values))}" if values else ""
+            raise ApiError(f"{name} is not supported here; {way_out}", name, code="unsupported_parameter")
 
 
 def check_unicode(body: _Body) -> None:
@@ -216,10 +233,9 @@ def refusal_of(errors: Sequence[Any], schema: type[BaseModel]) -> ApiError:
 
 
 def _unknown_field(name: str, schema: type[BaseModel]) -> ApiError:
-    name = name[:MAX_SHOWN]
-    near = difflib.get_close_matches(name, _field_names(schema), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ApiError(f"unknown field {name!r}{hint}", name, code="unknown_parameter")
+    near = difflib.get_close_matches(name[:MAX_SHOWN], _field_names(schema), n=1)
+    hint = f"; {WAYS_OUT[name]}" if name in WAYS_OUT else f"; did you mean {near[0]!r}?" if near else ""
+    return ApiError(f"unknown field {shown(name)}{hint}", name[:MAX_SHOWN], code="unknown_parameter")
 
 
 def _field_names(schema: type[BaseModel]) -> set[str]:

@@ -17,9 +17,10 @@ seconds to start, more than a question takes. For hundreds of questions on a CPU
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,7 @@ def main(config: AskConfig) -> None:
     check(config)
     prompts = prompts_of(config)
     path = checkpoint.resolve(config.model, config.engine.revision, weights=False)
-    tokenizer = checkpoint.load_tokenizer(path)
-    chat = ChatFormat(config.profile or checkpoint.profile_of(config.model, path, tokenizer), tokenizer)
+    chat = checkpoint.load_chat(config.model, path, config.profile)
     engine_config = engine_config_of(config, path)
     asked = all_of(config, prompts, budgets_of(config, chat.name), chat, engine_config.max_model_len)
     journal = Journal(Path(config.save), can_redo=True) if config.save else None
@@ -53,7 +53,7 @@ def main(config: AskConfig) -> None:
         found = "as given" if config.profile else "as found"
         title = f"{config.model} | profile {chat.name}, {found} | context {engine_config.max_model_len:,}"
         with closing(view_of(config.output, asked, title)) as view:
-            was_interrupted = run(config, engine_config, asked, view, journal)
+            was_interrupted = run(partial(load, config.model, engine_config, chat.tokenizer), asked, view, journal)
     if was_interrupted:
         raise SystemExit(130)
     if any(one.row["error"] for one in asked):
@@ -94,15 +94,13 @@ def recall(asked: Sequence[Asked], journal: Journal | None) -> None:
             one.recall(known[one.key])
 
 
-def run(
-    config: AskConfig, engine_config: EngineConfig, asked: Sequence[Asked], view: View, journal: Journal | None
-) -> bool:
-    """Asks what has no row yet, all of it at once. Was it interrupted?"""
+def run(load: Callable[[], Engine], asked: Sequence[Asked], view: View, journal: Journal | None) -> bool:
+    """Asks what has no row yet, all of it at once. Was it interrupted? load: called where anything is left to ask."""
     waiting = deque(one for one in asked if one.row is None)
     view.update()
     if not waiting:
         return False
-    engine = load(config.model, engine_config)
+    engine = load()
     started = time.monotonic()
     with closing(engine), first_interrupt() as interrupts, progress_of(asked, len(waiting)) as progress:
         driver, running = Driver(engine), []
@@ -125,11 +123,11 @@ def run(
     return bool(interrupts)
 
 
-def load(model: str, config: EngineConfig) -> Engine:
+def load(model: str, config: EngineConfig, tokenizer: Any) -> Engine:
     """Raises UserError where the engine has less context than was asked for, as a running server may."""
     started = time.monotonic()
     say(f"loading {model}, engine.backend={config.backend}")
-    engine, _ = load_engine(model, config)
+    engine, _ = load_engine(model, config, tokenizer)
     say(f"loaded in {duration(time.monotonic() - started)}")
     if engine.max_model_len < config.max_model_len:
         engine.close()

@@ -7,7 +7,7 @@ from typing import Any
 
 from core.config import UserError, option
 from inference import checkpoint
-from inference.budget import Budget
+from inference.budget import Budget, thinking_limit
 from inference.engine import EngineConfig, Sampling
 
 FORCING = ("max_thinking_tokens", "min_thinking_tokens", "num_ignore")
@@ -61,16 +61,16 @@ def check(config: AskConfig) -> None:
 def budgets_of(config: AskConfig, profile: str) -> dict[str, Budget]:
     """{label: budget}: one without a label, or the two to compare. Raises UserError for impossible values."""
     values = {f.name: getattr(config, f.name) for f in fields(Budget) if hasattr(config, f.name)}
-    is_forced = config.min_thinking_tokens or config.num_ignore
-    if values["max_thinking_tokens"] is None and (profile != "plain" or is_forced):
-        values["max_thinking_tokens"] = "auto"
+    is_forced = bool(config.min_thinking_tokens or config.num_ignore)
+    values["max_thinking_tokens"] = thinking_limit(config.max_thinking_tokens, profile, is_forced)
     try:
         budget = Budget(**values)
     except ValueError as error:
         raise UserError(str(error)) from None
     if not config.compare:
         return {"": budget}
-    free = Budget(None if profile == "plain" else "auto", cue=budget.cue, max_answer_tokens=budget.max_answer_tokens)
+    limit = thinking_limit(None, profile, is_forced=False)
+    free = Budget(limit, cue=budget.cue, max_answer_tokens=budget.max_answer_tokens)
     forced = [f"{key}={getattr(config, key)}" for key in FORCING if getattr(config, key) != getattr(AskConfig, key)]
     return {"without forcing": free, " ".join(forced): budget}
 

@@ -6,7 +6,8 @@
     then the answer, with its own limit, always reserved
 
 Acting on the sampled end, not on the most likely token, is right at any temperature. Ids are concatenated, never
-decoded and encoded again. (s1, section 3.1; the released evaluator's deviations are in PAPER 3.2.)
+decoded and encoded again. (s1, section 3.1. The released evaluator has a fresh budget after
+each ignored end: `budget_per_round`.)
 """
 
 import copy
@@ -55,6 +56,14 @@ class Budget:
             raise ValueError(f"max_answer_tokens={self.max_answer_tokens}: at least one token is needed for an answer")
         if self.answer_reserve is not None and not 1 <= self.answer_reserve <= self.max_answer_tokens:
             raise ValueError(f"answer_reserve={self.answer_reserve}: expected 1 to max_answer_tokens")
+
+
+def thinking_limit(asked: int | str | None, profile: str, is_forced: bool) -> int | str | None:
+    """`asked`, where None stands for what the context leaves, and in the `plain` profile for no thinking phase.
+
+    is_forced: a minimum or ignored ends ask for one all the same.
+    """
+    return "auto" if asked is None and (profile != "plain" or is_forced) else asked
 
 
 class ForcedDecode:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from core.chat import detect_profile
+from core.chat import ChatFormat, detect_profile
 from core.config import UserError
 
 WEIGHTS = ["*.safetensors", "*.gguf", "*.onnx"]
@@ -74,13 +74,21 @@ def load_tokenizer(path: str | Path) -> Any:
         raise UserError(f"{path}: no usable tokenizer in this folder ({str(error).splitlines()[0][:200]})") from None
 
 
+def load_chat(model: str, path: str | Path, profile: str | None = None) -> ChatFormat:
+    """The chat format of a model, and its tokenizer with it. profile: None finds it; the others as for `profile_of`.
+
+    Raises UserError where the folder has no tokenizer, or the profile does not fit it.
+    """
+    tokenizer = load_tokenizer(path)
+    return ChatFormat(profile or profile_of(model, path, tokenizer), tokenizer)
+
+
 def profile_of(model: str, path: str | Path, tokenizer: Any) -> str:
     """The chat profile to use with a model: what train.sft wrote into its config.json, else what fits the tokenizer.
 
     model: as the user named it. path: its local folder.
     """
-    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    return config.get("thinking_profile") or detect_profile(tokenizer, model)
+    return _config_of(path).get("thinking_profile") or detect_profile(tokenizer, model)
 
 
 def _before_torch() -> None:
@@ -112,19 +120,27 @@ def check_weights(path: Path) -> None:
             raise UserError(f"{path / name} is damaged ({error}); copy it here again") from None
 
 
+def _config_of(path: str | Path) -> dict[str, Any]:
+    return json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+
+
+def _text_config_of(path: str | Path) -> dict[str, Any]:
+    """Of the language model in it, where it sees pictures too."""
+    config = _config_of(path)
+    return config.get("text_config", config)
+
+
 def context_of(path: str | Path) -> int | None:
     """Tokens that the model was made for; None where its config does not say, or scales RoPE: the backend knows its
     reach."""
-    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    config = config.get("text_config", config)
+    config = _text_config_of(path)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     return None if "factor" in rope else config.get("max_position_embeddings")
 
 
 def vocab_size_of(path: str | Path) -> int | None:
     """Rows of the model's embedding, padding included; None where its config does not say."""
-    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    return config.get("text_config", config).get("vocab_size")
+    return _text_config_of(path).get("vocab_size")
 
 
 def context_within(path: str | Path, most: int) -> int:
@@ -134,8 +150,7 @@ def context_within(path: str | Path, most: int) -> int:
 
 def architecture_of(path: str | Path) -> str:
     """The model class that wrote the folder; empty where its config does not say."""
-    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    return next(iter(config.get("architectures") or []), "")
+    return next(iter(_config_of(path).get("architectures") or []), "")
 
 
 def check_context(path: str | Path, max_model_len: int) -> None:

@@ -25,8 +25,8 @@ class ServerFailed(Exception):
 
 
 @dataclass(frozen=True)
-class ServedModel:
-    """As /v1/models lists it. max_model_len: None where the server does not say."""
+class ListedModel:
+    """As /v1/models has it. max_model_len: None where the server does not say."""
 
     name: str
     max_model_len: int | None
@@ -39,7 +39,7 @@ class CompletionsClient:
     """
 
     def __init__(self, base_url: str, api_key: str | None, options: Mapping[str, Any], max_connections: int):
-        self.model: ServedModel | None = None
+        self.model: ListedModel | None = None
         self._api_key, self._options = api_key, options
         self._http = httpx2.AsyncClient(
             base_url=base_url.rstrip("/") + "/",
@@ -55,7 +55,7 @@ class CompletionsClient:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def find_model(self, name: str | None) -> ServedModel:
+    async def find_model(self, name: str | None) -> ListedModel:
         """The model of that name, or the only one. Raises ServerFailed, or UserError where there is no such."""
         try:
             response = await self._http.get("models")
@@ -72,7 +72,7 @@ class CompletionsClient:
             raise UserError(f"engine.served_model_name={name}: the server's models are: {some}")
         name = name or next(iter(models))
         length = models[name].get("max_model_len")
-        self.model = ServedModel(name, length if type(length) is int else None, str(models[name].get("owned_by")))
+        self.model = ListedModel(name, length if type(length) is int else None, str(models[name].get("owned_by")))
         return self.model
 
     async def choices(self, fields: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

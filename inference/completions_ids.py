@@ -6,9 +6,8 @@ from typing import Any
 
 from core.config import UserError
 from inference.completions_client import CompletionsClient, ServerFailed
-from inference.engine import Delta, Request
+from inference.engine import MAX_LOGIT_BIAS, Delta, Request
 
-MAX_LOGIT_BIAS = 1024  # ids per request, vLLM's V2 runner
 NO_PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 WAY_OUT = "engine.retokenize=true sends text instead and encodes what comes back, which is not exact"
 

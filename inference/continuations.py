@@ -9,7 +9,8 @@ start with the same seed, because engines restart a seeded stream with each requ
 """
 
 import hashlib
-from dataclasses import asdict, astuple, dataclass, replace
+import struct
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from core.journal import Journal
@@ -57,9 +58,9 @@ class ContinuationStore:
     def key(self, request: Request) -> str:
         """Names what decides a continuation: sampling, seed, stops, min_tokens, prefix. Not max_tokens."""
         seed = request.seed if request.sampling.temperature > 0 else None
-        settings = (astuple(request.sampling), seed, sorted(request.stop_token_ids), request.min_tokens)
+        settings = (tuple(vars(request.sampling).values()), seed, sorted(request.stop_token_ids), request.min_tokens)
         digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
-        digest.update(b"".join(t.to_bytes(4, "little") for t in request.prefix))
+        digest.update(struct.pack(f"<{len(request.prefix)}I", *request.prefix))
         return digest.hexdigest()
 
     def lookup(self, request: Request) -> Delta | None:

@@ -5,6 +5,8 @@ these ids". What comes next is decided by `inference.budget.ForcedDecode`. State
 ends, its next request goes in, while the others go on. No round waits for its slowest member.
 """
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from core.http_client import check_address, check_key_name
 from core.runs import OUTPUTS
 
 FinishReason = Literal["stop", "length", "error"]
+MAX_LOGIT_BIAS = 1024  # ids that a request may keep from being sampled: vLLM's V2 runner
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,15 @@ class EngineConfig:
         check_key_name(self.api_key_env, "engine.api_key_env")
 
 
-def load_engine(model: str, config: EngineConfig) -> tuple[Engine, Any]:
+def fingerprint_of(parts: dict[str, Any]) -> str:
+    """Of all that decides what an engine says: 16 hex digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def load_engine(model: str, config: EngineConfig, tokenizer: Any = None) -> tuple[Engine, Any]:
     """(engine, tokenizer) for a local folder or a hub id.
+
+    tokenizer: the model's, where it has been read already.
 
     Raises UserError for a folder that is no model, an unreachable hub, an unknown backend, or too little memory; and
     what `inference.openai_engine` raises, where engine.base_url names a running server.
@@ -136,7 +146,8 @@ def load_engine(model: str, config: EngineConfig) -> tuple[Engine, Any]:
     if config.batch_invariant and backend == "transformers":
         raise UserError("engine.batch_invariant is vLLM's; with transformers use engine.dtype=float32")
     path = checkpoint.resolve(model, config.revision, weights=backend != "openai")
-    tokenizer = checkpoint.load_tokenizer(path)
+    if tokenizer is None:
+        tokenizer = checkpoint.load_tokenizer(path)
     if backend == "openai":
         from inference.openai_engine import OpenAIEngine
 

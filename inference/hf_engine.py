@@ -5,8 +5,6 @@ leaves its keys and values in its slot, so the next segment of a sample (the app
 """
 
 import gc
-import hashlib
-import json
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -22,7 +20,7 @@ from transformers.cache_utils import Cache
 from core.config import UserError
 from core.runs import digest_of
 from inference import checkpoint
-from inference.engine import Delta, EngineConfig, FinishReason, Request, Sampling
+from inference.engine import Delta, EngineConfig, FinishReason, Request, Sampling, fingerprint_of
 
 MIN_SLOTS, MIN_LENGTH = 8, 256  # first allocation; both double when needed
 
@@ -141,7 +139,7 @@ class TransformersEngine:
         parts = {"weights": digest_of(self._path), "dtype": str(self.model.dtype), "device": self.device,
                  "engine": f"transformers {transformers.__version__} torch {torch.__version__}",
                  "num_token_ids": self.num_token_ids, "options": self._options}  # fmt: skip
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return fingerprint_of(parts)
 
     def submit(self, key: Hashable, request: Request) -> None:
         assert len(request.prefix) + request.max_tokens <= self.max_model_len, "request exceeds the context"

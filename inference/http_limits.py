@@ -2,8 +2,8 @@
 
 `guarded(app, ...)` looks at host name, key and kind of body before the body is read, and counts it while it comes.
 `uvicorn_config(app, ...)` is uvicorn with a protocol that also ends what uvicorn 0.54 would keep for ever: connections
-that do not send a whole request, heads without an end (httptools has no limit), and readers who do not read. Refusals
-have the shape of OpenAI's errors.
+that do not send a whole request, heads without an end (httptools has no limit), readers who do not read, and the work
+for clients who pipelined requests and went. Refusals have the shape of OpenAI's errors.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from http import HTTPStatus
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from inference.api import ApiError
 from inference.api_keys import ApiKeys
@@ -119,6 +119,7 @@ class GuardedProtocol(HttpToolsProtocol):
     _turn_ends: asyncio.TimerHandle | None = None
     _read_by: asyncio.TimerHandle | None = None
     _in_head, _num_head_bytes = True, 0
+    _unanswered: tuple[RequestResponseCycle, ...] = ()
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -143,6 +144,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         super().on_headers_complete()
+        self._unanswered = (*(c for c in self._unanswered if not c.response_complete), self.cycle)
 
     def on_message_complete(self) -> None:
         self._in_head, self._num_head_bytes = True, 0
@@ -162,6 +164,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        for cycle in self._unanswered:  # uvicorn tells the last of pipelined requests alone, and the first is in work
+            cycle.disconnected |= not cycle.response_complete
+            cycle.message_event.set()
         _cancel(self._read_by)
         _cancel(self._turn_ends)
 

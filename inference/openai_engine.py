@@ -19,8 +19,6 @@ Nothing is asked twice: a request that fails ends with the reason.
 """
 
 import asyncio
-import hashlib
-import json
 import secrets
 import threading
 from collections.abc import Coroutine, Hashable
@@ -37,7 +35,7 @@ from inference import checkpoint
 from inference.completions_client import CompletionsClient, ServerFailed
 from inference.completions_ids import IdCompletions
 from inference.completions_text import TextCompletions
-from inference.engine import Delta, EngineConfig, Request
+from inference.engine import Delta, EngineConfig, Request, fingerprint_of
 
 MAX_WAIT_SECONDS = 0.02  # in step, so that who owns the engine hears of new requests
 HINTS = {
@@ -86,7 +84,7 @@ class OpenAIEngine:
         parts = {"base_url": config.base_url, "model": self._client.model.name, "retokenize": config.retokenize,
                  "num_token_ids": self.num_token_ids, "options": config.options,
                  "served": config.revision or secrets.token_hex(8)}  # fmt: skip
-        self.fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        self.fingerprint = fingerprint_of(parts)
 
     def submit(self, key: Hashable, request: Request) -> None:
         assert key not in self._active, f"{key} is in flight already"

@@ -31,16 +31,14 @@ def main(config: ServeConfig) -> None:
     listener = bind(config.host, config.port)  # before the model is loaded, which takes minutes
     log.say(f"loading {config.model}")
 
-    from core.chat import ChatFormat
     from inference import checkpoint
     from inference.engine import load_engine
     from inference.served_model import ServedModel
 
     path = checkpoint.resolve(config.model, config.engine.revision, weights=False)
-    tokenizer = checkpoint.load_tokenizer(path)
-    chat = ChatFormat(config.profile or checkpoint.profile_of(config.model, path, tokenizer), tokenizer)
+    chat = checkpoint.load_chat(config.model, path, config.profile)
     context = checkpoint.context_within(path, config.engine.max_model_len)
-    engine, _ = load_engine(config.model, replace(config.engine, max_model_len=context))
+    engine, _ = load_engine(config.model, replace(config.engine, max_model_len=context), chat.tokenizer)
     served = ServedModel(config.served_model_name or name_of(config.model), chat, engine, config)
     announce(config, served, listener)
     try:

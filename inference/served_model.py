@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,13 +17,16 @@ from inference.api import (
     CompletionRequest,
     check_supported,
     check_unicode,
+    shown,
 )
-from inference.budget import Budget, derived_seed
+from inference.api_messages import template_messages
+from inference.budget import Budget, derived_seed, thinking_limit
 from inference.engine import Engine, Sampling
 from inference.serve_config import BUDGET_FIELDS, ServeConfig
 from inference.stream import StreamedDecode
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for a completion that says nothing
+ASKING = (*BUDGET_FIELDS, "thinking_token_budget", "reasoning_effort")  # for a budget
 Body = ChatRequest | CompletionRequest
 
 
@@ -61,11 +65,15 @@ class ServedModel:
         check_unicode(body)
         self._check_n(body)
         if body.model is not None and body.model != self.name:
-            message = f"the model {_shown(body.model)} does not exist; this server has {self.name!r}"
+            message = f"the model {shown(body.model)} does not exist; this server has {self.name!r}"
             raise ApiError(message, "model", 404, "model_not_found")
         if isinstance(body, ChatRequest):
+            rendered = self._rendered(body)
+            if self.chat.closes_thinking(rendered) and body.chat_template_kwargs:
+                ids, budget = self.chat.encode(rendered), self._no_thinking(body)
+                return self._work(body, [ids], budget, self._plain, _max_tokens(body))
             budget = self._budget(body, self.chat)
-            return self._work(body, [self._chat_ids(body)], budget, self.chat, _max_tokens(body))
+            return self._work(body, [self.chat.opened_ids(rendered)], budget, self.chat, _max_tokens(body))
         if self._asks_for_budget(body):
             budget = self._budget(body, self.chat)
             prompts = self._prompt_ids(body, add_special_tokens=False)
@@ -77,8 +85,7 @@ class ServedModel:
     # budgets
 
     def _asks_for_budget(self, body: Body) -> bool:
-        fields = (*BUDGET_FIELDS, "thinking_token_budget", "reasoning_effort")
-        return any(getattr(body, field) is not None for field in fields)
+        return any(getattr(body, field) is not None for field in ASKING)
 
     def _budget(self, body: Body, chat: ChatFormat) -> Budget:
         """What the request says, over what its reasoning_effort means, over the server's defaults. The answer's
@@ -94,43 +101,62 @@ class ServedModel:
         values |= {field: value for field in BUDGET_FIELDS if (value := getattr(body, field)) is not None}
         if values["num_ignore"] and values["num_ignore"] > config.max_num_ignore:
             raise ApiError(f"num_ignore: at most {config.max_num_ignore} on this server", "num_ignore")
-        asks_to_think = values["num_ignore"] or values["min_thinking_tokens"]
-        if chat.name == "plain" and values["max_thinking_tokens"] is None and not asks_to_think:
+        is_forced = bool(values["num_ignore"] or values["min_thinking_tokens"])
+        limit = self._within(thinking_limit(values.pop("max_thinking_tokens"), chat.name, is_forced))
+        if limit is None:
             values["cue"] = ""  # the whole turn is the answer
-        else:
-            values["max_thinking_tokens"] = self._thinking_limit(values["max_thinking_tokens"])
-        limit = values.pop("max_thinking_tokens")  # None means something to a Budget
         return Budget(limit, **{field: value for field, value in values.items() if value is not None})
+
+    def _no_thinking(self, body: ChatRequest) -> Budget:
+        """The whole turn is the answer. Raises ApiError where the request says how to think all the same."""
+        for field in ASKING:
+            if field != "max_answer_tokens" and getattr(body, field) is not None:
+                raise ApiError(f"{field}: chat_template_kwargs switch thinking off; leave out one of the two", field)
+        longest = body.max_answer_tokens or self._config.max_answer_tokens or self.max_model_len
+        return Budget(None, cue="", max_answer_tokens=longest)
 
     def _effort(self, effort: str | None) -> dict[str, Any]:
         if effort is None:
             return {}
         if effort not in self._config.efforts:
             known = ", ".join(self._config.efforts)
-            raise ApiError(f"reasoning_effort {_shown(effort)} is unknown; known: {known}", "reasoning_effort")
+            raise ApiError(f"reasoning_effort {shown(effort)} is unknown; known: {known}", "reasoning_effort")
         return self._config.efforts[effort]
 
-    def _thinking_limit(self, asked: int | str | None) -> int | str:
+    def _within(self, limit: int | str | None) -> int | str | None:
+        """Where the server has a limit, "auto" is that, and more is refused."""
         most = self._config.max_thinking_limit
-        if asked in (None, "auto"):
-            return "auto" if most is None else most
-        if most is not None and asked > most:
+        if most is None or limit is None:
+            return limit
+        if limit != "auto" and limit > most:
             raise ApiError(f"max_thinking_tokens: at most {most} on this server", "max_thinking_tokens")
-        return asked
+        return most if limit == "auto" else limit
 
     # prompts
 
-    def _chat_ids(self, body: ChatRequest) -> list[int]:
-        messages = [_message(message.model_dump(exclude_none=True), i) for i, message in enumerate(body.messages)]
+    def _rendered(self, body: ChatRequest) -> str:
+        messages = template_messages(body.messages)
         tools = None if body.tool_choice == "none" else body.tools
-        self._check_text("messages", *(message["content"] for message in messages), json.dumps(tools or ""))
+        variables = body.chat_template_kwargs or {}
+        more = [json.dumps(given) for given in (tools, variables) if given]
+        self._check_text("messages", *(message["content"] for message in messages), *more)
         if tools and not self.chat.takes_tools:
             raise ApiError("this model's chat template takes no tools", "tools", code="unsupported_parameter")
+        if variables:
+            self._check_variables(variables)
         try:
-            return self.chat.chat_ids(messages, tools)
+            return self.chat.render(messages, tools, variables)
         except UserError as error:  # it names the model's folder, which is not the client's business
             reason = str(error).replace(str(self.chat.tokenizer.name_or_path), self.name)
             raise ApiError(reason, "messages") from None
+
+    def _check_variables(self, names: Iterable[str]) -> None:
+        known = self.chat.template_variables
+        for name in names:
+            if name not in known:
+                reads = ", ".join(sorted(known)) or "nothing of that kind"
+                message = f"chat_template_kwargs: the chat template reads no {shown(name)}; it reads {reads}"
+                raise ApiError(message, "chat_template_kwargs", code="unsupported_parameter")
 
     def _prompt_ids(self, body: CompletionRequest, add_special_tokens: bool) -> list[list[int]]:
         """A text that a budget applies to is a rendered chat already: it takes no more special tokens."""
@@ -229,45 +255,9 @@ def _prompts(body: CompletionRequest) -> list[str] | list[list[int]]:
     return [prompt] if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else prompt
 
 
-def _message(message: dict[str, Any], number: int) -> dict[str, Any]:
-    """A message as chat templates read them: its content a string, the arguments of tool calls objects."""
-    where = f"messages[{number}]"
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "".join(_part_text(part, f"{where}.content[{i}]") for i, part in enumerate(content))
-    if content is None and message["role"] != "assistant":
-        raise ApiError(f"{where}.content is missing", f"{where}.content")
-    message |= {"content": content or ""}
-    if message["role"] == "developer":
-        message["role"] = "system"  # OpenAI's newer name; templates know the older one
-    if "tool_calls" in message:
-        message["tool_calls"] = [_tool_call(call) for call in message["tool_calls"]]
-    return message
-
-
-def _part_text(part: dict[str, Any], where: str) -> str:
-    if part.get("type") != "text" or not isinstance(part.get("text"), str):
-        raise ApiError(f"{where}: parts of type text alone are supported", where, code="unsupported_parameter")
-    return part["text"]
-
-
-def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        return call | {"function": function | {"arguments": json.loads(function["arguments"])}}
-    except (ValueError, RecursionError):  # a model may have written anything; the template gets it as it is
-        return call
-
-
 def _without_end_of_turn(chat: ChatFormat) -> ChatFormat:
     """A copy in which nothing but the delimiter of thinking and the limits end anything."""
     chat = copy.copy(chat)
     chat.stop_token_ids -= chat.end_of_turn_ids
     chat.end_of_turn_ids = frozenset()
     return chat
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:80] + "...")

@@ -51,31 +51,50 @@ def create_app(
         "waiting": ("Samples that wait for a place", lambda: worker.num_waiting),
         "kv_cache_usage": ("Share of the KV cache that running samples hold", lambda: worker.kv_cache_usage),
     })  # fmt: skip
-    # one thread reads prompts: a long one delays other prompts, and no stream
-    reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+    answers = Answers(worker, served, metrics, retokenizes=getattr(engine, "retokenizes", False))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         worker.start()
         yield
         await worker.close()
-        reader.shutdown(wait=False, cancel_futures=True)
+        answers.close()
 
     app = FastAPI(title="Budget forcing", lifespan=lifespan, docs_url=None, redoc_url=None)
-    started = int(time.time())
 
-    async def generate(request: Request, schema: type[Body], kind: type[Reply]) -> Response:
-        clock, raw = metrics.clock(), await request.body()
-        worker.check_room()  # before the work of reading a prompt that could not be answered
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        return await answers.to(request, ChatRequest, ChatReply)
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        return await answers.to(request, CompletionRequest, CompletionReply)
+
+    _add_status(app, worker, served, metrics)
+    _answer_errors(app)
+    return Counted(guarded(app, api_keys, config), metrics, config.log_requests)
+
+
+class Answers:
+    """What both endpoints do: from a request to its answer, or its stream."""
+
+    def __init__(self, worker: Worker, served: ServedModel, metrics: Metrics, retokenizes: bool):
+        self._worker, self._served, self._metrics, self._retokenizes = worker, served, metrics, retokenizes
+        # one thread reads prompts: a long one delays other prompts, and no stream
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+
+    async def to(self, request: Request, schema: type[Body], kind: type[Reply]) -> Response:
+        clock, raw = self._metrics.clock(), await request.body()
+        self._worker.check_room()  # before the work of reading a prompt that could not be answered
 
         def read_and_prepare() -> tuple[Body, Work]:
             body = read(raw, schema)
-            return body, served.work(body)
+            return body, self._served.work(body)
 
-        body, work = await asyncio.get_running_loop().run_in_executor(reader, read_and_prepare)
-        reply = kind(served.name, body, work, retokenized=getattr(engine, "retokenizes", False))
+        body, work = await asyncio.get_running_loop().run_in_executor(self._reader, read_and_prepare)
+        reply = kind(self._served.name, body, work, self._retokenizes)
         request.scope["reply"] = reply  # for the line that log_requests writes
-        stream = worker.submit(work.decodings)
+        stream = self._worker.submit(work.decodings)
         if body.stream:
             return EventStream(stream, reply, clock)
         async with cancelled_when_gone(stream, request.receive):
@@ -85,13 +104,13 @@ def create_app(
                     reply.take(index, event)
             return _json(reply.whole()) if reply.is_whole else Response(status_code=499)  # nobody reads it
 
-    @app.post("/v1/chat/completions")
-    async def chat_completions(request: Request) -> Response:
-        return await generate(request, ChatRequest, ChatReply)
+    def close(self) -> None:
+        self._reader.shutdown(wait=False, cancel_futures=True)
 
-    @app.post("/v1/completions")
-    async def completions(request: Request) -> Response:
-        return await generate(request, CompletionRequest, CompletionReply)
+
+def _add_status(app: FastAPI, worker: Worker, served: ServedModel, metrics: Metrics) -> None:
+    """The endpoints that ask nothing of the engine."""
+    started = int(time.time())
 
     @app.get("/v1/models")
     async def models() -> Response:
@@ -107,9 +126,6 @@ def create_app(
     @app.get("/metrics")
     async def scrape() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    _answer_errors(app)
-    return Counted(guarded(app, api_keys, config), metrics, config.log_requests)
 
 
 @asynccontextmanager

@@ -1,7 +1,5 @@
 """vLLM as an engine: its own LLMEngine, add_request and step, token ids in and out. CUDA and CPU builds."""
 
-import hashlib
-import json
 import logging
 import os
 import warnings
@@ -13,14 +11,13 @@ from typing import Any
 from core.config import UserError
 from core.runs import digest_of
 from inference import checkpoint
-from inference.engine import Delta, EngineConfig, Request
+from inference.engine import MAX_LOGIT_BIAS, Delta, EngineConfig, Request, fingerprint_of
 from inference.vllm_sessions import Sessions
 
 # Read when vLLM is first imported. What the caller has set stays.
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 
 MAX_CPU_KV_BYTES = 4 << 30
-MAX_LOGIT_BIAS = 1024  # ids per request, vLLM's V2 runner
 # options that change no result, so that runs with other values share their continuations
 SAME_RESULTS = {"gpu_memory_utilization", "kv_cache_memory_bytes", "use_tqdm_on_load"}
 
@@ -40,24 +37,14 @@ class VllmEngine:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         checkpoint.check_context(path, config.max_model_len)
-        args = {
-            "model": str(path),
-            "dtype": config.dtype,
-            "max_model_len": config.max_model_len,
-            "max_num_seqs": config.max_num_seqs,
-            "enable_prefix_caching": True,
-            "skip_tokenizer_init": True,  # ids in, ids out
-            "disable_log_stats": True,
-            "use_tqdm_on_load": False,
-        }
-        if current_platform.is_cpu():
+        self._is_cpu = current_platform.is_cpu()  # where reading a prefix again costs as much as writing it
+        if self._is_cpu:
             if config.batch_invariant:
                 raise UserError("engine.batch_invariant needs vLLM on a GPU; on the CPU use engine.dtype=float32")
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-            args |= cpu_defaults(config)
-        self._engine = LLMEngine.from_engine_args(vllm.EngineArgs(**args | config.options))
+        args = _engine_args(path, config) | (cpu_defaults(config) if self._is_cpu else {}) | config.options
+        self._engine = LLMEngine.from_engine_args(vllm.EngineArgs(**args))
         self._sessions = Sessions(self._engine)
-        self._is_cpu = current_platform.is_cpu()  # where reading a prefix again costs as much as writing it
         self._keys: dict[str, Hashable] = {}
         self._names: dict[Hashable, str] = {}
         self._count = count()
@@ -78,7 +65,7 @@ class VllmEngine:
                  "tensor_parallel_size": self._engine.vllm_config.parallel_config.tensor_parallel_size,
                  "num_token_ids": self.num_token_ids, "options": options,
                  **({"batch_invariant": True} if config.batch_invariant else {})}  # fmt: skip
-        self.fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        self.fingerprint = fingerprint_of(parts)
 
     def submit(self, key: Hashable, request: Request) -> None:
         from vllm import SamplingParams
@@ -147,6 +134,19 @@ class VllmEngine:
         name = self._names.pop(key)
         del self._keys[name]
         return name
+
+
+def _engine_args(path: str | Path, config: EngineConfig) -> dict[str, Any]:
+    return {
+        "model": str(path),
+        "dtype": config.dtype,
+        "max_model_len": config.max_model_len,
+        "max_num_seqs": config.max_num_seqs,
+        "enable_prefix_caching": True,
+        "skip_tokenizer_init": True,  # ids in, ids out
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
 
 
 def _delta(completion: Any, num_cached_tokens: int | None) -> Delta:

@@ -5,8 +5,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from local_http import QuietHandler, serving
 
 PROMPT_TOKENS, COMPLETION_TOKENS = 1000, 100  # of every reply
 
@@ -66,8 +67,7 @@ class ChatServer:
 def chat_server(script: Callable[[str, int], Any]) -> Iterator[ChatServer]:
     server = ChatServer(script)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    class Handler(QuietHandler):
         wbufsize = -1  # headers and body in one packet: two would wait for each other some 40 ms
 
         def do_POST(self):
@@ -91,18 +91,9 @@ def chat_server(script: Callable[[str, int], Any]) -> Iterator[ChatServer]:
             self.wfile.write(data)
             self.close_connection = reply == "CUT"
 
-        def log_message(self, *args):
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.daemon_threads = True
-    server.url = f"http://127.0.0.1:{httpd.server_port}/v1"
-    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.over.set()
-        httpd.shutdown()
-        httpd.server_close()
-        thread.join()
+    with serving(Handler) as url:
+        server.url = f"{url}/v1"
+        try:
+            yield server
+        finally:
+            server.over.set()

@@ -28,7 +28,7 @@ import sys
 sys.path[:0] = ["tests"]
 import inference.engine
 from running_server import SlowEngine, tiny_tokenizer
-inference.engine.load_engine = lambda model, config: (SlowEngine({engine}), tiny_tokenizer())
+inference.engine.load_engine = lambda *_: (SlowEngine({engine}), tiny_tokenizer())
 from core.config import run_entry
 from inference.serve import main
 from inference.serve_config import ServeConfig

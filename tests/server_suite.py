@@ -235,6 +235,8 @@ def test_too_long_a_prompt_is_refused(served):
     [
         ("logprobs", {"logprobs": True}),
         ("logit_bias", {"logit_bias": {"5": 1}}),
+        ("min_tokens", {"extra": {"min_tokens": 5}}),
+        ("chat_template_kwargs", {"extra": {"chat_template_kwargs": {"enable_thinking": False}}}),
         ("response_format", {"response_format": {"type": "json_object"}}),
         ("presence_penalty", {"presence_penalty": 0.5}),
         ("max_thinking_token", {"extra": {"max_thinking_token": 5}}),

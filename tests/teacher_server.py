@@ -14,8 +14,9 @@ import threading
 import time
 import urllib.request
 from collections import Counter, defaultdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from local_http import LocalServer, QuietHandler
 
 RETRY_AFTER = 0.12
 
@@ -25,7 +26,7 @@ class TeacherServer:
 
     def __enter__(self) -> "TeacherServer":
         self._process = subprocess.Popen([sys.executable, "-S", __file__], stdout=subprocess.PIPE, text=True)
-        self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
+        self.url = self._process.stdout.readline().strip()
         return self
 
     def __exit__(self, *exception) -> None:
@@ -64,12 +65,7 @@ class Space:
 SPACES: dict[str, Space] = defaultdict(Space)
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *arguments) -> None:
-        pass
-
+class Handler(QuietHandler):
     def do_GET(self) -> None:
         _, name, what = self.path.split("/")
         if what == "heal":
@@ -180,8 +176,6 @@ def reported(usage: dict[str, int]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    ThreadingHTTPServer.daemon_threads = True
-    ThreadingHTTPServer.request_queue_size = 128  # the default of 5 delays connections by a second
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    print(server.server_address[1], flush=True)
+    server = LocalServer(Handler)
+    print(server.url, flush=True)
     server.serve_forever()

@@ -1,13 +1,16 @@
 """From bodies of requests to budgets and decodings, and what is refused. No server, no engine."""
 
 import json
+import re
 
 import pytest
+from family_tokenizers import family_tokenizer
 from running_server import CONTEXT, SlowEngine, chat_format
 
 pytest.importorskip("pydantic")
 from pydantic import ValidationError  # noqa: E402
 
+from core.chat import ChatFormat  # noqa: E402
 from core.config import UserError  # noqa: E402
 from inference.api import ApiError, ChatRequest, CompletionRequest, refusal_of  # noqa: E402
 from inference.engine import EngineConfig  # noqa: E402
@@ -80,6 +83,41 @@ def test_a_plain_model_thinks_only_when_asked():
     for fields in ({"max_thinking_tokens": 9}, {"num_ignore": 1}, {"min_thinking_tokens": 5}):
         assert work(served, **fields).decodings[0].phase == "thinking"
     assert work(served, max_tokens=1).decodings[0]._budget.answer_reserve == 1
+
+
+def test_a_chat_whose_template_closes_thinking_is_answered_at_once():
+    tokenizer = family_tokenizer("Qwen3")
+    engine = SlowEngine()
+    engine.num_token_ids = len(tokenizer)
+    config = ServeConfig(model="tiny", max_thinking_tokens=9, max_answer_tokens=50)  # defaults of the server
+    served = ServedModel("tiny", ChatFormat("think-tags", tokenizer), engine, config)
+    question = "<|im_start|>user\n12 + 34 = ?<|im_end|>\n<|im_start|>assistant\n"
+    for switch, end, phase in [(False, "<think>\n\n</think>\n\n", "answer"), (True, "<think>", "thinking")]:
+        asked = work(served, chat_template_kwargs={"enable_thinking": switch}, max_answer_tokens=20)
+        [decoding] = asked.decodings
+        assert tokenizer.decode(decoding._ids) == question + end
+        assert (decoding.phase, asked.thinks, decoding._budget.max_answer_tokens) == (phase, switch, 20)
+    for field, value in {"num_ignore": 1, "max_thinking_tokens": 5, "reasoning_effort": "low"}.items():
+        with pytest.raises(ApiError, match=f"{field}: chat_template_kwargs switch thinking off"):
+            work(served, chat_template_kwargs={"enable_thinking": False}, **{field: value})
+    for name in ("enable_thinkin", "messages", "chat_template", "bos_token", "content", "tokenize", "x" * 500):
+        with pytest.raises(ApiError, match="reads no .*; it reads enable_thinking") as error:
+            work(served, chat_template_kwargs={name: "x"})
+        assert error.value.param == "chat_template_kwargs" and len(error.value.message) < 250
+    with pytest.raises(ApiError, match="it reads nothing of that kind"):
+        work(chat_template_kwargs={"enable_thinking": False})
+
+
+def test_a_refusal_says_what_to_do_instead():
+    for field, value, way_out in [
+        ("min_tokens", 5, "min_thinking_tokens .*; leave it out, or send 0"),
+        ("response_format", {"type": "json_object"}, 'in the messages; leave it out, or send {"type": "text"}'),
+        ("logprobs", True, "leave it out, or send false"),
+    ]:
+        with pytest.raises(ApiError) as error:
+            work(**{field: value})
+        assert re.fullmatch(f"{field} is not supported here; .*{way_out}", error.value.message)
+    assert refusal(enable_thinking=False).message.endswith("send it inside chat_template_kwargs")
 
 
 def test_samples_have_seeds_of_their_own():

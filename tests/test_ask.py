@@ -51,7 +51,7 @@ def ask(tmp_path, monkeypatch, capsys):
     engines = []
 
     def run(*args, script=None, kind=ScriptedEngine):
-        def load_scripted(model, config):
+        def load_scripted(model, config, tokenizer):
             engines.append(kind(script or says(SAYS), config.max_model_len, len(tiny_tokenizer()), filler=5))
             return engines[-1], tiny_tokenizer()
 

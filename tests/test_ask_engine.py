@@ -62,7 +62,7 @@ def test_ctrl_c_keeps_what_was_said(folder):
     while process.stdout.readline() != "[thinking]\n":
         assert process.poll() is None, process.stderr.read()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in err
     footer = out.splitlines()[-1]
     assert footer.startswith("[tokens: ") and footer.endswith("| interrupted]")

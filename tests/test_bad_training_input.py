@@ -183,7 +183,7 @@ def test_under_torchrun_one_rank_speaks_for_all(folder):
                "name=bad", "data=gone.jsonl", "model=model"]  # fmt: skip
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode != 0
     assert done.stderr.startswith("error: gone.jsonl does not exist\n")

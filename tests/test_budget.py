@@ -216,13 +216,11 @@ def test_a_grid_from_shared_trajectories_equals_the_grid_cell_by_cell(seed, temp
     cells = [Budget(n, num_ignore=k, max_answer_tokens=8) for n in (80, 40, 20, 10, 0) for k in (2, 1, 0)]
     prompt = chat.prompt_ids(QUESTION)
 
-    def decodings():
-        return [(i, ForcedDecode(prompt, b, chat, 400, Sampling(temperature), seed)) for i, b in enumerate(cells)]
-
     def run(store, subset):
         engine = ScriptedEngine(script, 400, chat.num_token_ids, filler=0)
         driver = Driver(engine, store)
-        return {i: d.sample() for i, d in driver.run([p for p in decodings() if p[0] in subset])}, driver.num_sampled
+        decodings = [(i, ForcedDecode(prompt, cells[i], chat, 400, Sampling(temperature), seed)) for i in subset]
+        return {i: d.sample() for i, d in driver.run(decodings)}, driver.num_sampled
 
     everything = range(len(cells))
     shared, counts = run(ContinuationStore(), everything)

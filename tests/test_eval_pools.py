@@ -1,10 +1,11 @@
 """Rejection sampling, searches and the parallel methods in eval.run, on a scripted engine."""
 
 import json
+from functools import cache
 from statistics import fmean
 
 import pytest
-from scripted_eval import script
+from scripted_eval import script, scripted_engines
 from tiny_tokenizer import tiny_tokenizer
 
 import eval.prm
@@ -14,7 +15,6 @@ from core.types import Question, read_jsonl, write_jsonl
 from eval.compare import CompareConfig, compare
 from eval.prm import Prm
 from eval.run import EvalConfig, main
-from inference.scripted_engine import ScriptedEngine
 
 STEPS = "max_thinking_tokens: 40, max_step_tokens: 15, step_delimiter: a"
 GRID = [
@@ -29,9 +29,15 @@ GRID = [
 PRM = "scorer={kind: prm, model: tiny, prompt: '{question}', step_delimiter: a}"
 
 
+@cache
+def digits_and_answer() -> tuple[list[int], list[int]]:
+    """Ids of 0, 2 and 4, and those of "answer"."""
+    return [tiny_tokenizer().encode(d)[0] for d in "024"], tiny_tokenizer().encode("answer")
+
+
 def answering(prefix, seed):
     """Thinks anything, and answers 0, 2 or 4, not always right."""
-    digits, close = [tiny_tokenizer().encode(d)[0] for d in "024"], tiny_tokenizer().encode("answer")
+    digits, close = digits_and_answer()
     if prefix[-1] in digits and seed is not None and closed(prefix, close):
         return tiny_tokenizer().eos_token_id
     if closed(prefix, close):
@@ -62,13 +68,7 @@ class FakeBackend:
 @pytest.fixture(autouse=True)
 def engines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    engines = []
-
-    def load_engine(model, config):
-        engines.append(ScriptedEngine(answering, config.max_model_len, len(tiny_tokenizer()), filler=5))
-        return engines[-1], tiny_tokenizer()
-
-    monkeypatch.setattr(inference.engine, "load_engine", load_engine)
+    engines = scripted_engines(monkeypatch, answering)
     questions = [Question.of(f"{i} + {i} = ?", str(2 * i), "integer", "t", "sums") for i in range(3)]
     write_jsonl("q.jsonl", questions)
     return engines

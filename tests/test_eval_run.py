@@ -6,10 +6,8 @@ from dataclasses import replace
 
 import pytest
 from chat_server import chat_server
-from scripted_eval import script
-from tiny_tokenizer import tiny_tokenizer
+from scripted_eval import scripted_engines
 
-import inference.engine
 from core.config import UserError, load
 from core.runs import read_record
 from core.types import Question, question_from_row, read_jsonl, write_jsonl
@@ -25,13 +23,7 @@ GRID = "cells=[{max_thinking_tokens: [10, 40, auto], num_ignore: [0, 1]}, {contr
 @pytest.fixture(autouse=True)
 def scripted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    engines = []
-
-    def load_engine(model, config):
-        engines.append(ScriptedEngine(script, config.max_model_len, len(tiny_tokenizer()), filler=5))
-        return engines[-1], tiny_tokenizer()
-
-    monkeypatch.setattr(inference.engine, "load_engine", load_engine)
+    engines = scripted_engines(monkeypatch)
     write_jsonl("q.jsonl", [Question.of(f"{i} + {i} = ?", str(2 * i), "integer", "t", "sums") for i in range(7)])
     return engines
 

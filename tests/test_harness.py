@@ -4,15 +4,12 @@ import json
 import math
 
 import pytest
-from scripted_eval import script
-from tiny_tokenizer import tiny_tokenizer
+from scripted_eval import scripted_engines
 
-import inference.engine
 from core.config import UserError, load
 from core.types import Question, read_jsonl, write_jsonl
 from eval.harness import budget_of, folder_names, read_log, results_beside, task_of, write_harness_results
 from eval.run import EvalConfig, main
-from inference.scripted_engine import ScriptedEngine
 
 QUESTIONS = [Question.of(f"{i} + {i} = ?", str(2 * i), "integer", "t", "sums") for i in range(5)]
 
@@ -23,11 +20,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-
-        def load_engine(model, config):
-            return ScriptedEngine(script, config.max_model_len, len(tiny_tokenizer()), filler=5), tiny_tokenizer()
-
-        patch.setattr(inference.engine, "load_engine", load_engine)
+        scripted_engines(patch)
         write_jsonl("q.jsonl", QUESTIONS)
         args = ["name=t", "model=org/m", "questions=q.jsonl", "cells=[{max_thinking_tokens: [10, auto]}]", "repeats=2"]
         path = main(load(EvalConfig, [*args, "sampling.temperature=1", "engine.max_model_len=300"]))

@@ -4,6 +4,7 @@ import pytest
 from tiny_model import decode_naively, tiny_model
 
 from core.config import UserError
+from inference import checkpoint
 from inference.engine import EngineConfig, Request, load_engine
 
 pytestmark = pytest.mark.slow
@@ -16,6 +17,14 @@ def folder(tmp_path_factory):
 
 def load(folder, **changes):
     return load_engine(str(folder), EngineConfig(backend="transformers", **changes))[0]
+
+
+def test_a_tokenizer_that_was_read_already_is_not_read_again(folder, monkeypatch):
+    tokenizer = checkpoint.load_tokenizer(folder)
+    monkeypatch.setattr(checkpoint, "load_tokenizer", lambda path: pytest.fail("read again"))
+    engine, same = load_engine(str(folder), EngineConfig(backend="transformers", max_model_len=64), tokenizer)
+    engine.close()
+    assert same is tokenizer
 
 
 def finish(engine, key, request):

@@ -209,6 +209,21 @@ def test_a_reader_that_reads_nothing_is_given_up(quick):
     assert_serves(quick.port)
 
 
+def test_a_client_that_pipelined_requests_and_went_is_told_to_the_one_in_work(slow, caplog):
+    errors = logging.getLogger("uvicorn.error")  # uvicorn's loggers pass nothing on to the root's
+    errors.addHandler(caplog.handler)
+    slow.cancelled.clear()
+    with connect(slow.port) as connection:
+        connection.sendall(head("content-length: 0", path="/pour") * 8)
+        assert connection.recv(9) == b"HTTP/1.1 "
+    try:
+        assert slow.cancelled.wait(5)
+        assert_serves(slow.port)
+        assert not caplog.records
+    finally:
+        errors.removeHandler(caplog.handler)
+
+
 def test_silent_connections_make_room_and_busy_ones_do_not(slow):
     silent = [connect(slow.port) for _ in range(3 * SLOW.max_connections)]
     assert_serves(slow.port)

@@ -357,7 +357,9 @@ def test_help():
 
 def test_tests_get_their_arguments(clone):
     launch(clone, "test", "-m", "not slow")
-    assert calls(clone)[-1] == "-m pytest -m not slow "
+    assert calls(clone)[-1] == "-m pytest -n 2 --dist loadfile --no-loadscope-reorder -m not slow "
+    launch(clone, "test", "-x", GPUS="1")
+    assert calls(clone)[-1] == "-m pytest -x "
 
 
 def test_packages_are_installed_once(clone):

@@ -181,6 +181,18 @@ def test_tools_go_where_the_template_has_a_place_for_them():
                 chat.chat_ids(CHAT, tools=[TOOL])
 
 
+def test_switches_of_a_template():
+    for family, (profile, *_) in GOLDEN.items():
+        chat = ChatFormat(profile, family_tokenizer(family))
+        assert ("enable_thinking" in chat.template_variables) == (family == "Qwen3")
+        assert not chat.template_variables & {"messages", "tools", "add_generation_prompt", "bos_token", "m", "ns"}
+        assert not chat.closes_thinking(chat.render(CHAT[1:]))
+    chat = ChatFormat("think-tags", family_tokenizer("Qwen3"))
+    assert chat.opened_ids(chat.render(CHAT, variables={"enable_thinking": True})) == chat.chat_ids(CHAT)
+    closed = chat.render(CHAT, variables={"enable_thinking": False})
+    assert closed == f"{ONLY_ANSWER}<think>\n\n</think>\n\n" and chat.closes_thinking(closed)
+
+
 def test_think_tags_that_are_ordinary_text_are_refused():
     """Which ids such a delimiter has depends on what is beside it, so no set of ids finds it."""
     plain_text = tiny_tokenizer(special_tokens=("<|endoftext|>", "<|im_start|>", "<|im_end|>"))

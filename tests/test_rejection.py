@@ -62,16 +62,16 @@ def sample(config: RejectionConfig, num: int, store=None, max_in_flight=64, scri
 
 def test_one_pool_gives_what_a_run_for_each_limit_gives():
     config = RejectionConfig([4, 12, 30], max_tries=6, window=3)
-    pooled, engine = sample(config, 60)
+    pooled, engine = sample(config, 40)
     num_separate = 0
     for limit in config.limits:
         for window in (1, 5):
-            alone, other = sample(replace(config, limits=[limit], window=window), 60)
+            alone, other = sample(replace(config, limits=[limit], window=window), 40)
             assert {i: {limit: o[limit]} for i, o in pooled.items()} == alone
         num_separate += other.num_sampled
     assert engine.num_sampled < num_separate
-    assert sample(config, 60, ContinuationStore())[0] == pooled
-    assert sample(config, 60, max_in_flight=1)[0] == pooled
+    assert sample(config, 40, ContinuationStore())[0] == pooled
+    assert sample(config, 40, max_in_flight=1)[0] == pooled
 
 
 def test_it_is_the_first_try_within_the_limit_at_the_cost_of_all_before():

@@ -45,7 +45,7 @@ def make_folder(tmp_path: Path, name: str) -> Path:
 def test_a_killed_evaluation_ends_as_the_uninterrupted_one(tmp_path):
     whole, killed = make_folder(tmp_path, "whole"), make_folder(tmp_path, "killed")
     process = start(whole, 0)
-    assert process.wait(60) == 0, process.stderr.read().decode()
+    assert process.wait(120) == 0, process.stderr.read().decode()
 
     rng = random.Random(0)
     seen: dict[tuple, dict] = {}
@@ -68,7 +68,7 @@ def test_a_killed_evaluation_ends_as_the_uninterrupted_one(tmp_path):
         seen = rows
     assert 0 < len(seen) < len(samples(whole)), "the kills came while there was work left"
     process = start(killed, 0)
-    assert process.wait(60) == 0, process.stderr.read().decode()
+    assert process.wait(120) == 0, process.stderr.read().decode()
     assert samples(killed) == samples(whole)
     assert (next(killed.glob("outputs/eval/killed-*")) / "DONE").exists()
 
@@ -91,9 +91,9 @@ def test_a_killed_evaluation_of_a_real_model_ends_as_the_uninterrupted_one(tmp_p
         tiny_model(folder / "model")
     whole, killed = folders
     process = start_command(whole, arguments)
-    assert process.wait(180) == 0, process.stderr.read().decode()
+    assert process.wait(360) == 0, process.stderr.read().decode()
     process = start_command(killed, arguments)
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 360
     while process.poll() is None and time.monotonic() < deadline:
         files = list(killed.glob("outputs/eval/killed-*/samples.jsonl"))
         if files and files[0].stat().st_size > 2000:
@@ -104,7 +104,7 @@ def test_a_killed_evaluation_of_a_real_model_ends_as_the_uninterrupted_one(tmp_p
     process.wait()
     done_before = len(samples_so_far(killed))
     process = start_command(killed, arguments)
-    assert process.wait(180) == 0, process.stderr.read().decode()
+    assert process.wait(360) == 0, process.stderr.read().decode()
     assert 0 < done_before < len(samples(whole))
     assert samples(killed) == samples(whole)
 

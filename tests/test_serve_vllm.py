@@ -90,7 +90,7 @@ def test_ask_says_the_same(served, engine_and_tokenizer, model_folder, monkeypat
         def close(self):
             pass
 
-    monkeypatch.setattr(inference.ask, "load_engine", lambda model, config: (Kept(), engine_and_tokenizer[1]))
+    monkeypatch.setattr(inference.ask, "load_engine", lambda *_: (Kept(), engine_and_tokenizer[1]))
     system, question = (message["content"] for message in MESSAGES)
     inference.ask.main(
         AskConfig(question, str(model_folder), system=system, profile="s1", output="json",

@@ -239,15 +239,32 @@ def test_sockets_that_say_half_of_it(server):
     server.assert_works()
 
 
+def pouring(**more) -> bytes:
+    """A request for streams as long as the context."""
+    asked = {"messages": MESSAGES, "min_thinking_tokens": 200, "stream": True, "temperature": 1}
+    body = json.dumps(asked | more).encode()
+    head = [f"POST {CHAT} HTTP/1.1", "host: a", f"authorization: Bearer {KEY}", "content-type: application/json",
+            f"content-length: {len(body)}"]  # fmt: skip
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def test_pipelined_requests_of_a_client_who_goes_end(server):
+    with server.raw(8 * pouring()) as connection:
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+    deadline = time.monotonic() + 30
+    while server.gauge("running") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert server.gauge("running") == server.gauge("waiting") == 0
+    assert "Traceback" not in server.output.read_text()
+    server.assert_works()
+
+
 def test_a_reader_that_never_reads_is_given_up_and_its_samples_with_it(server):
     def cancelled() -> float:
         return server.gauge('thinking_ended_total{reason="cancelled"}')
 
     before = cancelled()
-    body = json.dumps({"messages": MESSAGES, "n": 16, "min_thinking_tokens": 200, "stream": True,
-                       "return_token_ids": True, "temperature": 1}).encode()  # fmt: skip
-    request = (f"POST {CHAT} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n"
-               f"content-length: {len(body)}\r\n\r\n").encode() + body  # fmt: skip
+    request = pouring(n=16, return_token_ids=True)
     connections = [socket.socket() for _ in range(4)]
     for connection in connections:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)

@@ -10,7 +10,8 @@ pytest.importorskip("fastapi")
 pytest.importorskip("httptools")
 from running_server import server_process  # noqa: E402
 
-from benchmarks.serve import Measured, clients, interval, table  # noqa: E402
+from benchmarks.ratios import interval  # noqa: E402
+from benchmarks.serve import Measured, clients, table  # noqa: E402
 from benchmarks.soak import SoakConfig, Tally, at_rest, check, failures, growth, known_texts, soak  # noqa: E402
 
 pytestmark = pytest.mark.slow

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from local_http import QuietHandler, serving
 from tiny_tokenizer import tiny_tokenizer
 
 KEY = "sk-secret-key-123"
@@ -63,8 +63,7 @@ def text_server(script: Callable[[str, int | None], int], **how) -> Iterator[Tex
     """url: up to and with /v1."""
     server = TextServer(script, **how)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    class Handler(QuietHandler):
         wbufsize = 0
 
         def do_GET(self):
@@ -140,21 +139,9 @@ def text_server(script: Callable[[str, int | None], int], **how) -> Iterator[Tex
             self.end_headers()
             self.wfile.write(data)
 
-        def log_message(self, *args):
-            pass
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 128  # connections that come at once; more are reset
-        daemon_threads = True
-
-    httpd = Server(("127.0.0.1", 0), Handler)
-    server.url = f"http://127.0.0.1:{httpd.server_port}/v1"
-    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.over.set()
-        httpd.shutdown()
-        httpd.server_close()
-        thread.join()
+    with serving(Handler) as url:
+        server.url = f"{url}/v1"
+        try:
+            yield server
+        finally:
+            server.over.set()

@@ -39,7 +39,7 @@ def start(folder: Path, *changes: str, processes: int = 2, **environment: str) -
 
 def ended(process: subprocess.Popen) -> tuple[int, str]:
     """(exit status, what it said on stderr)."""
-    _, said = process.communicate(timeout=180)
+    _, said = process.communicate(timeout=360)
     return process.returncode, said
 
 
@@ -60,7 +60,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 
 def wait_for(process: subprocess.Popen, folder: Path, pattern: str) -> Path:
     """Until a file of the run folder matches; fails where the process ends before."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         for found in folder.glob(f"outputs/train/job-*/{pattern}"):
             return found

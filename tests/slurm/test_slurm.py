@@ -40,7 +40,7 @@ def launch(slurm, clone, *args: str, **environment: str) -> subprocess.Completed
     defaults = {"GPUS": "0", "LANE": "cpu", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         ["./launch.sh", "--slurm", *args],
-        cwd=clone, env={**slurm, **defaults, **environment}, capture_output=True, text=True, timeout=120,
+        cwd=clone, env={**slurm, **defaults, **environment}, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def job(slurm, id: str) -> dict[str, str]:
     return dict(re.findall(r"(\S+?)=(\S*)", shown.stdout))
 
 
-def wait_for(what: str, condition, seconds: float = 180.0):
+def wait_for(what: str, condition, seconds: float = 360.0):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
@@ -242,7 +242,7 @@ def test_an_array_over_two_nodes_evaluates_as_one_process(slurm, clone):
     merged, whole = (
         clone / subprocess.run(
             ["./launch.sh", *command, *more],
-            cwd=clone, env={**slurm, "LANE": "cpu"}, capture_output=True, text=True, timeout=180, check=True,
+            cwd=clone, env={**slurm, "LANE": "cpu"}, capture_output=True, text=True, timeout=360, check=True,
         ).stdout.strip()
         for more in (["name=parts", "num_shards=2", "merge=true"], ["name=whole"])
     )  # fmt: skip
