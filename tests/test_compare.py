@@ -13,6 +13,7 @@ from eval.compare import CompareConfig, compare, main
 from eval.compare_report import picture, to_markdown
 from eval.metrics import mcnemar, paired_difference
 from eval.optimal import compute_optimal
+from eval.scores import score
 
 SETTINGS = {  # as scores.json has them
     "max=16": {"max_thinking_tokens": 16},
@@ -47,9 +48,14 @@ def make_run(name, questions=range(30), repeats=1, seed=0, benchmarks=("aime",),
                         "benchmark": benchmark, "cell": cell, "question_id": f"q{i}", "repeat": repeat, "segments": [],
                         "correct": None if i == 29 else rng.random() < CHANCE[cell], "num_answer_tokens": 3,
                         "num_thinking_tokens": settings["max_thinking_tokens"], "num_sampled_tokens": 10 * (i + 1),
+                        "ended": "budget", "num_ignored": settings.get("num_ignore", 0), "repetition": False,
                     })  # fmt: skip
     common = {"method": "budget_forcing", "num_ignore": 0, "ignore_text": "Wait"}
-    entries = [{"benchmark": b, "cell": cell, **common, **own} for b in benchmarks for cell, own in SETTINGS.items()]
+    entries = [
+        {"benchmark": b, "cell": cell, **common, **own}
+        | score([row for row in rows if (row["benchmark"], row["cell"]) == (b, cell)])
+        for b in benchmarks for cell, own in SETTINGS.items()
+    ]  # fmt: skip
     for row in (*rows, *entries) if old else ():
         for key in ("benchmark", "num_sampled_tokens", "method"):
             row.pop(key, None)

@@ -59,14 +59,14 @@ def home(tmp_path_factory):
         write_jsonl("q.jsonl", [Question.of(f"{i} + {i} = ?", str(2 * i), "integer", "t", "sums") for i in range(6)])
         eval_main(load(EvalConfig, ["name=every", *GRID])).rename("every")
         with open_run("train", FiguresConfig(name="sft")) as run:
-            rows = [{"step": i, "loss": 2 / i, "learning_rate": 1e-4, "grad_norm": None} for i in (1, 2, 3)]
+            rows = [{"step": i, "loss": 2 / i, "learning_rate": 1e-4, "grad_norm": None, "seconds": i} for i in (1, 2, 3)]
             write_jsonl(run.path / "metrics.jsonl", rows)
-            run.finish()
+            run.finish(seconds_per_step=2)
         run.path.rename("sft")
         with open_run("data", FiguresConfig(name="kept")) as run:
             steps = [{"step": "quality", "in": 40, "out": 30, "reasons": {"image": 10}, "domains": {}}]
             (run.path / "funnel.json").write_text(json.dumps({"unreadable": {}, "steps": steps}))
-            run.finish()
+            run.finish(num_pool=40, num_after_quality=30)
         run.path.rename("kept")
     return folder
 
