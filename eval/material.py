@@ -121,7 +121,7 @@ def cell_curves(material: Material, methods: Sequence[str], x: str = "thinking",
     """A curve for each run, benchmark and method of these, its 95% bars with it.
 
     x: thinking, mean thinking tokens (of rejection sampling the accepted try's); tokens, mean sampled tokens of a
-    question, all tries and paths; total, these over all questions. Cells of which it is not known are left out.
+    question, all tries and paths. Cells of which it is not known are left out.
     """
     groups: dict[tuple[str, str, str], list[tuple]] = {}
     for cell in material.cells:
@@ -141,7 +141,7 @@ def _length(cell: EvalCell, x: str) -> float | None:
         lengths = [row.get("accepted_thinking_tokens", row["num_thinking_tokens"]) for row in cell.rows]
         return None if None in lengths or not lengths else fmean(lengths)
     tokens = cell.tokens().values()
-    return fmean(tokens) * (len(cell.questions) if x == "total" else 1) if tokens else None
+    return fmean(tokens) if tokens else None
 
 
 def note_of(cell: EvalCell) -> str:
@@ -150,9 +150,9 @@ def note_of(cell: EvalCell) -> str:
     return f"{WAIT}{num_ignore}x" if num_ignore else str(cell.settings.get("limit") or "")
 
 
-def majority_curves(material: Material, x: str = "tokens", label: str = "{run}: majority") -> list[Curve]:
-    """A curve in k for each run and benchmark: the majority over the samples of its plainest cell (see `base_cell`).
-    x: as for cell_curves, tokens or total."""
+def majority_curves(material: Material) -> list[Curve]:
+    """A curve in k for each run and benchmark: the majority over the samples of its plainest cell (see `base_cell`),
+    against the tokens of all k."""
     curves = []
     for run in material.runs():
         for benchmark in dict.fromkeys(cell.benchmark for cell in material.cells if cell.run == run):
@@ -161,13 +161,10 @@ def majority_curves(material: Material, x: str = "tokens", label: str = "{run}: 
                      and (v["run"], v.get("benchmark", "questions"), v["cell"]) == (run, benchmark, base.cell)
                      and None not in (v["tokens"], v["accuracy"])]  # fmt: skip
             if votes:
-                factor = [vote["num_questions"] if x == "total" else 1 for vote in votes]
-                xs = tuple(vote["tokens"] * times for vote, times in zip(votes, factor, strict=True))
-                ys, lows, highs = (tuple(vote[name] for vote in votes) for name in ("accuracy", "low", "high"))
+                numbers = (tuple(vote[name] for vote in votes) for name in ("tokens", "accuracy", "low", "high"))
                 notes = tuple(f"k={vote['k']}" for vote in votes)
-                named = label.format(run=material.label(run))
-                line = f"{run} | majority | {benchmark}"
-                curves.append(Curve(line, named, panel_of(benchmark), xs, ys, lows, highs, notes))
+                label, line = f"{material.label(run)}: majority", f"{run} | majority | {benchmark}"
+                curves.append(Curve(line, label, panel_of(benchmark), *numbers, notes))
     return curves
 
 

@@ -109,6 +109,8 @@ def _both(point: PaperPoint) -> str:
 
 
 def _measured(point: PaperPoint) -> str:
+    if point.y_name == "evaluations":
+        return "|A|"
     return MEASURES[point.y_name] + (", recomputed" if point.how == "recomputed" else "")
 
 
@@ -151,7 +153,7 @@ def _table_1(material: Material) -> Table:
 
 def _table_3(material: Material) -> Table:
     columns, rows = pivot(select(material.paper, "Table 3"), _series, _measured)
-    rows += [(*row, "") for row in _measure_rows(material, "AIME24")]
+    rows += [(*row, "", "") for row in _measure_rows(material, "AIME24")]
     return Table("table_3", "Table 3. Control, Scaling (points per doubling), Performance, AIME24", ("", *columns),
                  tuple(rows))  # fmt: skip
 

@@ -156,7 +156,9 @@ def _check_votes(path: Path, votes: Sequence[Row]) -> None:
     """The same of votes and their scores question by question."""
     for vote in votes:
         if "scores" in vote and not _is_same(100 * fmean(vote["scores"].values()), vote["accuracy"]):
-            raise UserError(f"run {path}: the accuracy of {vote_name(vote)} in scores.json is not that of parallel.jsonl")
+            raise UserError(
+                f"run {path}: the accuracy of {vote_name(vote)} in scores.json is not that of parallel.jsonl"
+            )
 
 
 def _is_same(a: float | None, b: float | None) -> bool:

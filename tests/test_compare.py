@@ -9,6 +9,7 @@ import pytest
 
 from core.config import UserError, load
 from core.runs import open_run
+from core.types import write_jsonl
 from eval.compare import CompareConfig, compare, main
 from eval.compare_report import picture, to_markdown
 from eval.metrics import mcnemar, paired_difference
@@ -170,7 +171,11 @@ def test_methods_of_unknown_price_come_last_and_are_no_choice():
     a, rows = make_run("a")
     unknown = {"num_sampled_tokens": None, "num_thinking_tokens": None, "num_answer_tokens": None}
     blind = [row | unknown if row["cell"] != "max=16" or row["question_id"] == "q0" else row for row in rows]
-    (a / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in blind))
+    write_jsonl(a / "samples.jsonl", blind)
+    scores = json.loads((a / "scores.json").read_text())
+    for entry in scores["cells"]:
+        entry |= {"thinking_tokens": None, "answer_tokens": None}
+    (a / "scores.json").write_text(json.dumps(scores))
     b, _ = make_run("b")
     result = compare(load(CompareConfig, [f"runs=[{a},{b}]", "num_resamples=50", "optimal={run: b, cell: max=16}"]))
     methods = result["methods"]["aime"]

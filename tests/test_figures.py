@@ -59,7 +59,9 @@ def home(tmp_path_factory):
         write_jsonl("q.jsonl", [Question.of(f"{i} + {i} = ?", str(2 * i), "integer", "t", "sums") for i in range(6)])
         eval_main(load(EvalConfig, ["name=every", *GRID])).rename("every")
         with open_run("train", FiguresConfig(name="sft")) as run:
-            rows = [{"step": i, "loss": 2 / i, "learning_rate": 1e-4, "grad_norm": None, "seconds": i} for i in (1, 2, 3)]
+            rows = [
+                {"step": i, "loss": 2 / i, "learning_rate": 1e-4, "grad_norm": None, "seconds": i} for i in (1, 2, 3)
+            ]
             write_jsonl(run.path / "metrics.jsonl", rows)
             run.finish(seconds_per_step=2)
         run.path.rename("sft")
