@@ -28,9 +28,10 @@ from eval.paper import FOLDER, check_drawn, load_paper
 from eval.paper_figures import figure_1, figure_2_examples, figure_4, figure_6, figure_7, scaling_figure
 from eval.paper_tables import tables_of, write_tables
 from eval.plotting import WAIT, Curve, drawn_points, save, styled
-from eval.run_figures import accuracy_by_difficulty, figure_3, flips_per_wait, matched_tokens, training_curves
+from eval.run_figures import accuracy_by_difficulty, flips_per_wait, matched_tokens, training_curves
 from eval.summary import EvalRun, Point, curve, load_run, steps_of, summarise, to_markdown
 from eval.wait_example import find_example, read_example
+from eval.wait_figure import figure_3
 from eval.whole_run import check_run, read_run
 
 Points = dict[str, list[tuple[float, float]]]

@@ -37,7 +37,11 @@ class Table:
     def latex(self) -> str:
         """A tabular with booktabs rules."""
         lines = [" & ".join(_escaped(cell) for cell in row) + r" \\" for row in (self.columns, *self.rows)]
-        begin = [f"% {self.title}", r"\begin{tabular}{l" + "r" * (len(self.columns) - 1) + "}", r"\toprule"]
+        begin = [
+            f"% {self.title} (needs the package booktabs)",
+            r"\begin{tabular}{l" + "r" * (len(self.columns) - 1) + "}",
+            r"\toprule",
+        ]
         return "\n".join([*begin, lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
 
     def csv(self) -> str:

@@ -71,8 +71,10 @@ def read_run(path: str | Path, name: str) -> WholeRun:
         raise UserError(f"run {path} is not whole: it has no samples.jsonl")
     try:
         cells, votes = load_cells(path, name)
-    except (KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
         raise UserError(f"{path / 'samples.jsonl'} is of another make: a row lacks {error}") from None
+    except (TypeError, AttributeError):
+        raise UserError(f"{path / 'samples.jsonl'} is of another make: its rows are no samples") from None
     _check_samples(path, entries, cells)
     for cell in cells:
         _check_scores(path, cell)
