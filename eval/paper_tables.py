@@ -12,7 +12,8 @@ from eval.paper import PaperPoint, select
 
 BENCHMARKS = ("AIME24", "MATH500", "GPQA-Diamond", "AIME25")
 LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "~": r"\textasciitilde{}", "^": r"\^{}",
-         "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}"}  # fmt: skip
+         "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}", "|": r"\textbar{}", "<": r"\textless{}",
+         ">": r"\textgreater{}"}  # fmt: skip
 MEASURES = {
     "control_percent": "Control %",
     "scaling_points_per_doubling": "Scaling",

@@ -27,6 +27,7 @@ from eval.scores import by_question
 
 NUM_BINS = 5  # of difficulty, as in the compute-optimal choice
 BINS = ["hardest questions", *(f"bin {number}" for number in range(2, NUM_BINS + 1))]
+DASHES = ("-", (0, (4, 1)), (0, (1, 1)), "-.")  # so that curves of steps differ in grey, too
 TRAINING = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
 
 
@@ -129,7 +130,10 @@ def _wait_name(pair: Row, material: Material, several: bool) -> str:
     cell = next(c for c in material.cells if (c.run, c.benchmark, c.cell) == (
         pair["a"]["run"], pair["benchmark"], pair["a"]["cell"]))  # fmt: skip
     parts = [f"{cell.settings.get('ignore_text', 'Wait')} {cell.settings['num_ignore']}x", panel_of(pair["benchmark"])]
-    name = "\n".join(textwrap.fill(part, 13) for part in parts + [material.label(pair["a"]["run"])] * several)
+    name = "\n".join(
+        textwrap.fill(part, 13, max_lines=3, placeholder="...")
+        for part in parts + [material.label(pair["a"]["run"])] * several
+    )
     return f"{name}\nn={pair['num_questions']}"
 
 
@@ -194,8 +198,10 @@ def training_curves(material: Material):
     for axes, name in zip(all_axes, names, strict=True):
         for number, (run, rows) in enumerate(material.training.items()):
             known = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+            if not known:
+                continue
             (drawn,) = axes.plot(*zip(*known, strict=True), color=COLOURS[number % len(COLOURS)], linewidth=0.9,
-                                 label=material.label(run))  # fmt: skip
+                                 linestyle=DASHES[number % len(DASHES)], label=material.label(run))  # fmt: skip
             drawn.set_gid(f"{run} | {name}")
         axes.set_xlabel("step")
         axes.set_title(TRAINING[name])

@@ -77,10 +77,15 @@ def load_run(path: str | Path, benchmark: str | None = None) -> EvalRun:
 
 
 def curve(run: EvalRun, domains: list[str]) -> list[Point]:
-    """The points of one run, over the questions of the named domains."""
+    """The points of one run, over the questions of the named domains. Raises UserError where grades or lengths are not
+    known."""
     points = []
     for cell in run.cells:
         scores = score(run.rows_of(cell, domains))
+        if None in (scores["accuracy"], scores["thinking_tokens"]):
+            raise UserError(
+                f"run {run.path} has no grades or no lengths of thinking in {cell['cell']}: no point to draw"
+            )
         values = (scores[k] for k in ("thinking_tokens", "accuracy", "low", "high", "num_questions"))
         points.append(Point(cell["cell"], cell["max_thinking_tokens"], cell["num_ignore"], *values))
     return points

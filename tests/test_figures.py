@@ -24,8 +24,7 @@ from eval.paper_tables import tables_of
 from eval.plotting import Curve, draw_curves, drawn_points, panels, styled
 from eval.run import EvalConfig
 from eval.run import main as eval_main
-from eval.wait_example import Piece, WaitExample, find_example, read_example, write_example
-from eval.wait_figure import text_lines
+from eval.wait_example import Piece, WaitExample, find_example, write_example
 from eval.whole_run import read_run
 from inference.scripted_engine import ScriptedEngine
 
@@ -210,28 +209,6 @@ def test_runs_stand_in_the_tables_of_their_benchmarks():
     ]
     assert tables["table_3"].rows[-1] == ("ours, budget forcing, AIME24", "100.0 [90.0, 100.0]", "1.5", "", "", "")
     assert len(tables["runs"].rows) == len(cells)
-
-
-def test_long_thinking_is_shown_around_what_was_forced():
-    thinking = "\n".join(f"line {i}" for i in range(40)), "Wait", ", " + "x" * 100 + "\n\n\x00"
-    sources = ("sampled", "forced", "sampled")
-    pieces = [Piece("thinking", source, text) for source, text in zip(sources, thinking, strict=True)]
-    pieces.append(Piece("answer", "sampled", "5"))
-    example = WaitExample("Why?", tuple(pieces), None, True, {"run": "r", "cell": "c", "question_id": "q"})
-    lines = ["".join(text for text, _ in line) for line in text_lines(example)]
-    assert lines[:3] == ["question", "Why?", "thinking (forced: bold)"]
-    assert lines[3:10] == ["line 0", "line 1", "line 2", "[33 lines]", "line 36", "line 37", "line 38"]
-    assert (
-        lines[10].startswith("line 39Wait, xx") and len(lines[10]) == 92 and lines[12:15] == ["\ufffd", "answer", "5"]
-    )
-    assert lines[15:] == ["without ignored ends: not graded; with them: right", "r, c, question q"]
-    assert ("Wait", "forced") in text_lines(example)[10]
-
-
-def test_a_recorded_example_comes_back_the_same():
-    example = WaitExample("1 + 1 = ?", (Piece("thinking", "forced", "Wait"),), False, None, {"run": "r"})
-    write_example(example, "wait.json")
-    assert read_example("wait.json") == example
 
 
 def test_the_example_is_the_one_that_turned_right():
