@@ -10,7 +10,7 @@ from core.types import read_jsonl
 from eval.comparison import EvalCell
 from eval.paper import BENCHMARKS, PaperPoint
 from eval.plotting import WAIT, Curve
-from eval.samples import Row
+from eval.samples import Row, num_thinking
 from eval.wait_example import WaitExample
 from eval.whole_run import check_run, read_json, read_run, rows_of
 
@@ -138,7 +138,7 @@ def cell_curves(material: Material, methods: Sequence[str], x: str = "thinking",
 
 def _length(cell: EvalCell, x: str) -> float | None:
     if x == "thinking":
-        lengths = [row.get("accepted_thinking_tokens", row["num_thinking_tokens"]) for row in cell.rows]
+        lengths = [num_thinking(row) for row in cell.rows]
         return None if None in lengths or not lengths else fmean(lengths)
     tokens = cell.tokens().values()
     return fmean(tokens) if tokens else None

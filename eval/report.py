@@ -23,7 +23,7 @@ from typing import Any
 from core.config import UserError, option, run_entry
 from core.log import say
 from core.runs import open_run
-from core.tracking import check_wandb, open_wandb
+from core.tracking import check_wandb, close_wandb, open_wandb
 from core.types import read_jsonl
 from eval.compare import named_runs
 from eval.report_data import Asked, columns, report_data, sample_entry
@@ -33,7 +33,7 @@ from eval.samples import Row
 from eval.whole_run import WholeRun, check_run, read_run
 
 PAGE = Path(__file__).parent / "report_page"
-UPLOT = PAGE / "uplot-1.6.32"  # draws the curves: the files of its npm package, 51 kB, MIT, no dependencies
+UPLOT = PAGE / "uplot-1.6.32"  # draws the curves: 51 kB, MIT, no dependencies; its NOTE says whence and why
 SCRIPTS = ("page.js", "curves.js", "questions.js", "trace.js")
 QUESTIONS = "questions"  # the group of the chunks with the questions' own texts
 
@@ -86,7 +86,7 @@ def pack_texts(runs: Sequence[WholeRun], data: Row, asked: Asked, tokenizer: str
     num_unknown = sum(key not in asked for key in keys)
     if num_unknown:
         notes.append(
-            f"The texts of {num_unknown:,} of {len(keys):,} questions: neither the runs nor the files they read hold them."
+            f"The texts of {num_unknown:,} of {len(keys):,} questions: they are not in the run, nor where it read them."
         )
     order = {key: i for i, key in enumerate(keys)}
     cells = {(cell["run"], cell["benchmark"], cell["cell"]): i for i, cell in enumerate(data["cells"])}
@@ -180,9 +180,8 @@ def _sha256(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def log_to_wandb(config: ReportConfig, folder: Path, curves: Sequence[Row]) -> None:
-    """Each curve as a metric over its own axis, mean tokens, with both ends of its intervals."""
-    run = open_wandb(config, folder)
+def log_curves(run: Any, curves: Sequence[Row]) -> None:
+    """To a run of wandb: each curve as a metric over its own axis, mean tokens, with both ends of its intervals."""
     for curve in curves:
         name = f"{curve['benchmark']}/{curve['name']} by {curve['axis']} tokens"
         run.define_metric(f"{name}/tokens", hidden=True)
@@ -190,22 +189,23 @@ def log_to_wandb(config: ReportConfig, folder: Path, curves: Sequence[Row]) -> N
         for point in curve["points"]:
             own = {key: point[key] for key in ("accuracy", "low", "high")}
             run.log({f"{name}/{key}": value for key, value in {"tokens": point["x"], **own}.items()})
-    run.finish()
 
 
 def main(config: ReportConfig) -> Path:
     paths = named_runs([str(check_run(path)) for path in check(config)])
+    runs = [read_run(path, name) for name, path in paths.items()]
     with open_run("report", config, {f"run {name}": path for name, path in paths.items()}) as run:
         if run.is_done:
             return run.path
-        runs = [read_run(path, name) for name, path in paths.items()]
+        wandb_run = open_wandb(config, run.path) if config.wandb != "off" else None
         asked = question_texts(runs)
         data = report_data(runs, asked, config.num_resamples, config.seed)
         texts = pack_texts(runs, data, asked, config.tokenizer)
         text = page(config.title or ", ".join(paths), data, texts, int(config.max_megabytes * 1e6))
         (run.path / "report.html").write_text(text, encoding="utf-8")
-        if config.wandb != "off":
-            log_to_wandb(config, run.path, data["curves"])
+        if wandb_run is not None:
+            log_curves(wandb_run, data["curves"])
+            close_wandb(wandb_run)
         num_samples = len(texts.columns.get("repeat", []))
         say(f"{run.path / 'report.html'} | {len(text) / 1e6:.1f} MB | {num_samples:,} samples")
         run.finish(runs=list(paths.values()), num_samples=num_samples, megabytes=round(len(text) / 1e6, 2))

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from eval.comparison import EvalCell, compare_pair, methods_by_price, wait_pairs
-from eval.samples import Row
+from eval.samples import Row, num_thinking
 from eval.scores import by_question
 from eval.whole_run import WholeRun
 
@@ -59,12 +59,13 @@ def _cell(cell: EvalCell) -> Row:
 
 
 def curves_of(runs: Sequence[WholeRun], benchmark: str) -> list[Row]:
-    """Accuracy against thinking tokens, a curve a run and method, and against all sampled tokens, where the votes are
-    curves, too. Points are {"label", "x", "accuracy", "low", "high"}, in the order of x, a mean in tokens."""
+    """Accuracy against thinking tokens (eval.samples.num_thinking), a curve a run and method, and against all sampled
+    tokens, where the votes are curves, too. Points are {"label", "x", "accuracy", "low", "high"}, in the order of x, a
+    mean in tokens."""
     cells = [cell for run in runs for cell in run.cells if cell.benchmark == benchmark]
     thinking = [
         {"run": cell.run, "family": cell.settings["method"].replace("_", " "),
-         "label": cell.cell, "x": cell.settings["thinking_tokens"], "is_bound": False,
+         "label": cell.cell, "x": _mean_thinking(cell), "is_bound": False,
          **{key: cell.settings[key] for key in ("accuracy", "low", "high")}}
         for cell in cells
     ]  # fmt: skip
@@ -85,6 +86,11 @@ def curves_of(runs: Sequence[WholeRun], benchmark: str) -> list[Row]:
                 curves.append({"benchmark": benchmark, "axis": axis, "name": name, "is_bound": is_bound,
                                "points": kept})  # fmt: skip
     return curves
+
+
+def _mean_thinking(cell: EvalCell) -> float | None:
+    lengths = [length for row in cell.rows if (length := num_thinking(row)) is not None]
+    return fmean(lengths) if lengths else None
 
 
 def _grouped(points: Sequence[Row], *keys: str) -> list[tuple[tuple, list[Row]]]:
@@ -151,7 +157,7 @@ def sample_entry(cell: int, question: int, row: Row) -> Row:
     """A line of the table of samples. cell, question: their numbers. row: of samples.jsonl."""
     return {
         "cell": cell, "question": question, "repeat": row["repeat"], "correct": row["correct"],
-        "extracted": _start(row.get("extracted")), "thinking": row["num_thinking_tokens"],
+        "extracted": _start(row.get("extracted")), "thinking": num_thinking(row),
         "answer": row["num_answer_tokens"], "ended": row.get("ended"),
     }  # fmt: skip
 

@@ -82,8 +82,9 @@ def _draw_band(axes, points: Sequence[Row], number: int, label: str, line: str) 
     lows, highs = [m["low"] for m in points], [m["high"] for m in points]
     colour = COLOURS[number % len(COLOURS)]
     is_bound = points[0]["is_bound"]
-    if len(points) == 1:
-        axes.errorbar(xs, ys, [[ys[0] - lows[0]], [highs[0] - ys[0]]], color=colour, elinewidth=0.7, capsize=1.8)
+    if xs[0] == xs[-1]:
+        below, above = ([a - b for a, b in zip(*ends, strict=True)] for ends in ((ys, lows), (highs, ys)))
+        axes.errorbar(xs, ys, [below, above], color=colour, elinewidth=0.7, capsize=1.8)
     elif not is_bound:
         axes.fill_between(xs, lows, highs, color=colour, alpha=0.1, linewidth=0)
     (drawn,) = axes.plot(

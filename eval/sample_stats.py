@@ -211,7 +211,10 @@ def tokenizer_of(named: str | None, settings: Row) -> Any:
     named = named or settings.get("tokenizer")
     if named is None and Path(str(settings.get("model"))).is_dir():
         named = settings["model"]
-    return checkpoint.load_tokenizer(checkpoint.resolve(named)) if named else None
+    if named is None:
+        return None
+    is_alone = (Path(named) / "tokenizer_config.json").is_file()  # a folder with a tokenizer and no model will do
+    return checkpoint.load_tokenizer(named if is_alone else checkpoint.resolve(named, weights=False))
 
 
 def table_of(stats: dict[str, Any]) -> str:

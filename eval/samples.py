@@ -24,6 +24,12 @@ def key_of(row: Row) -> Key:
     return row.get("benchmark", "questions"), row["cell"], row["question_id"], row["repeat"]
 
 
+def num_thinking(row: Row) -> int | None:
+    """Thinking tokens of what was answered: of rejection sampling the accepted try's (the limit where none was), which
+    num_thinking_tokens, its cost, is not. None where not known."""
+    return row.get("accepted_thinking_tokens", row["num_thinking_tokens"])
+
+
 def by_cell(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
     """{(benchmark, cell): its rows}"""
     grouped: dict[tuple[str, str], list[Row]] = {}

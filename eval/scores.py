@@ -9,7 +9,7 @@ from typing import Any
 
 from eval.cells import Cell
 from eval.metrics import Limit, mean_interval, measures
-from eval.samples import Row, by_cell
+from eval.samples import Row, by_cell, num_thinking
 
 
 def by_question(rows: Iterable[Row]) -> dict[str, list[float]]:
@@ -104,8 +104,7 @@ def _tokens_by_question(rows: list[Row], questions: set[str]) -> dict[str, float
     tokens: dict[str, list[int]] = {}
     for row in rows:
         if row["question_id"] in questions:
-            length = row.get("accepted_thinking_tokens", row["num_thinking_tokens"])  # of rejection sampling's try
-            tokens.setdefault(row["question_id"], []).append(length)
+            tokens.setdefault(row["question_id"], []).append(num_thinking(row))
     return {question: fmean(values) for question, values in tokens.items()}
 
 

@@ -1,6 +1,7 @@
 """The data of a report say what the samples of its runs say, and what cannot be shown is refused or counted."""
 
 import base64
+import hashlib
 import json
 import math
 import random
@@ -14,6 +15,7 @@ import pytest
 from report_runs import CELLS, ByteTokenizer, ids_of, make_run
 
 from core.config import UserError, load
+from core.runs import digest_of
 from core.types import read_jsonl, write_jsonl
 from eval import report
 from eval.report import ReportConfig, pack_texts, page
@@ -167,12 +169,12 @@ def test_chunks_hold_every_text_once_and_groups_take_turns():
 def test_what_a_sample_shares_with_an_earlier_one_is_kept_once():
     long = "\U0001d11e " + "a thought " * 100
     packer = Packer()
-    for text in (long, long[:500], "another " * 50, long[:300]):
+    for text in (long, long[:500], "\ud800nother " * 50, long[:300]):
         packer.add("a", {"pieces": [("thinking", "sampled", text), ("answer", "forced", "so")]})
     packer.close()
     (chunk,) = packer.chunks
     kept = [texts["pieces"][0][2:] for texts in inflated(chunk)]
-    assert kept == [[long], [501, 1], ["another " * 50], [301, 2]]  # the clef is two units of UTF-16
+    assert kept == [[long], [501, 1], ["\ud800nother " * 50], [301, 2]]  # the clef is two units of UTF-16
 
 
 # The page
@@ -202,6 +204,32 @@ def test_nothing_is_asked_of_the_network(path):
     assert not re.findall(
         r"""(?:src|href)=["']?(?!#)[a-z]""", re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     )
+
+
+def test_the_chart_library_is_as_published():
+    sums = re.findall(r"^([0-9a-f]{64})  (\S+)$", (report.UPLOT / "NOTE").read_text(), re.MULTILINE)
+    assert {name for _, name in sums} == {file.name for file in report.UPLOT.iterdir()} - {"NOTE"}
+    for digest, name in sums:
+        assert hashlib.sha256((report.UPLOT / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_curves_over_thinking_take_the_accepted_try(path):
+    run = read_run(path, "sums")
+    for row in run.cells[0].rows:
+        row["accepted_thinking_tokens"] = 7
+    assert data_and_texts(run)[0]["curves"][0]["points"][0]["x"] == 7
+
+
+def test_questions_are_read_where_the_run_read_them(path):
+    (path / "questions.jsonl").rename("q.jsonl")
+    record = json.loads((path / "run.json").read_text())
+    for change, num_known in ((digest_of("q.jsonl"), 12), ("another", 0)):
+        record["inputs"] = {"questions": change}
+        (path / "run.json").write_text(json.dumps(record))
+        (path / "config.yaml").write_text("questions: q.jsonl\n")
+        data, texts = data_and_texts(read_run(path, "sums"))
+        known = [question["text"] for question in unpacked(data["questions"]) if question["text"] is not None]
+        assert len(known) == num_known and len(texts.notes) == (num_known == 0)
 
 
 def test_what_does_not_fit_is_left_out_and_counted():
@@ -281,7 +309,7 @@ def test_refuses_runs_that_are_not_whole_or_not_ours(case, path):
     with pytest.raises(UserError, match=re.escape(words)) as error:
         report.main(load(ReportConfig, [f"run={path}"]))
     assert "\n" not in str(error.value)
-    assert not list(Path().glob("outputs/report/*/report.html"))
+    assert not Path("outputs").exists(), "nothing was begun"
 
 
 def test_refuses_a_wrong_config():

@@ -1,18 +1,16 @@
 """The page of eval.report in a real, headless Chromium, opened from its file, without a network.
 
-Needs Debian's package chromium (apt-get installs it where that is possible, as for tests/slurm) or another Chrome.
+Needs Debian's package chromium (installed where that is possible) or another Chrome.
 """
 
 import json
-import os
 import random
-import shutil
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from browser import find_chromium, open_browser
+from debian_packages import install
 from report_runs import CELLS, ByteTokenizer, ids_of, make_run
 
 from core.config import load
@@ -26,13 +24,7 @@ pytestmark = pytest.mark.slow
 def chromium() -> str:
     """Its path."""
     if find_chromium() is None:
-        if os.geteuid() or not shutil.which("apt-get"):
-            pytest.skip("no chromium is installed, and there is no apt-get to install it with, or no root")
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", "chromium"]):
-            done = subprocess.run(["apt-get", "-y", *command], env=environment, capture_output=True, text=True)
-            if done.returncode:
-                pytest.skip(f"apt-get {' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
+        install(["chromium"])
     return find_chromium()
 
 
@@ -119,6 +111,40 @@ def test_flips_lead_to_their_questions(page, plain):
     page.js("document.querySelector('#waits button').click()")
     assert page.js("view.rows.length") == shown == page.js("data.waits[0].to_right.length")
     assert "Wait \u00d71: wrong \u2192 right" in page.js("document.querySelector('#table tbody .flip').textContent")
+    after = page.js("data.cells[data.waits[0].a].cell")
+    for click in ("document.querySelector('#table tbody tr')", "document.querySelector('#table tbody .flip')"):
+        page.js(f"{click}.click()")
+        page.until("document.querySelector('#trace .tokens .forced')")
+        assert page.js("data.cells[samples.cell[opened.sample]].cell") == after, "what it thought after the flip"
+        assert "wrong \u2192 right" in page.js("document.querySelector('#list [aria-current]').textContent")
+        page.press("Escape")
+        page.until("!byId('viewer').open")
+    assert page.errors == []
+
+
+def test_every_part_is_reached_by_the_keyboard(page, plain):
+    opened(page, plain)
+    reached = set()
+    for _ in range(60):
+        page.press("Tab")
+        reached.add(page.js("document.activeElement.closest('[id]')?.id"))
+        outline = page.js("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none", f"one sees where one is: {page.js('document.activeElement.outerHTML.slice(0, 200)')}"
+    assert {"theme", "legend", "waits", "search", "cell", "verdict", "domain", "flip", "table"} <= reached
+    page.js("document.querySelector('#legend input').focus()")
+    page.press("Enter")
+    page.js("document.querySelector('#table tbody tr').focus()")
+    page.press("ArrowDown")
+    page.press("ArrowDown")
+    page.press("ArrowUp")
+    assert page.js("document.activeElement.dataset.question") == "1"
+    page.press("Enter")
+    page.until("byId('viewer').open && document.querySelector('#trace .tokens')")
+    page.js("document.querySelector('#list [aria-current]').focus()")
+    page.press("ArrowUp")
+    assert page.js("data.cells[samples.cell[opened.sample]].cell") == "max=256 ignore=1"
+    assert page.js("document.activeElement.dataset.sample === String(opened.sample)")
+    assert page.requests == [f"file://{plain}"] and page.errors == []
 
 
 def test_a_trace_tells_sampled_from_forced_and_gives_the_grades_reason(page, plain):
@@ -209,12 +235,14 @@ def test_what_a_model_wrote_is_text(page):
     page.js("openQuestion(0)")
     page.until("document.querySelector('#trace .tokens .sampled')")
     text = page.js("document.querySelector('#trace .tokens .sampled').textContent")
-    assert text.startswith("</script><script>window.hit = 1</script><img") and "\u2400<U+202e><b>xxx" in text
+    assert text.startswith("</script><script>window.hit = 1</script><img") and "\u2400<U+202E><b>xxx" in text
     assert len(text) < 110_000 and "characters left" in text
     for _ in range(10):
         page.js("document.querySelector('#trace .more').click()")
     assert page.js("document.querySelector('#trace .tokens .sampled').textContent").count("x") >= len(line)
     assert page.js("document.querySelector('#trace .more')") is None
+    seen = page.js(r"visible('a\ud800 \u001b[31m \u202e \u{e0041} \u{1f9ea} \u200d\tb')")
+    assert seen == "a<U+D800> \u241b[31m <U+202E> <U+E0041> \U0001f9ea \u200d\tb"
     assert page.js("window.hit ?? 0") == 0 and page.js("document.querySelectorAll('img').length") == 0
     assert page.errors == []
 

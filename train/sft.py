@@ -21,7 +21,7 @@ from core.config import UserError, option, run_entry
 from core.cost import ModelShape
 from core.log import say
 from core.runs import Run, open_run, read_record, run_path
-from core.tracking import check_wandb, open_wandb
+from core.tracking import check_wandb, close_wandb, open_wandb
 from core.types import read_jsonl, write_jsonl
 from train import modelcard
 from train.backends import CHECKPOINTING, check_backend, set_environment
@@ -289,7 +289,7 @@ def train(config: SftConfig, prepared: Prepared, folder: Path) -> dict[str, Any]
             "what train.plan finds to fit; the same command then goes on from its last checkpoint"
         ) from error
     if wandb_run is not None:
-        wandb_run.finish()
+        close_wandb(wandb_run)
     if stop.stopped:
         if is_first():
             stop.answer()

@@ -87,7 +87,7 @@ function drawChart() {
     cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
     scales: { x: { time: false, distr: 3, log: 2, range: () => ends }, y: { range: () => [0, top] } },
     axes: [
-      { ...axis, grid: { show: false }, label: axisName() === "thinking" ? "mean thinking tokens (log scale)" : "mean sampled tokens (log scale)", values: (u, ticks) => ticks.map((t) => (t === null ? "" : number(t))) },
+      { ...axis, grid: { show: false }, label: axisName() === "thinking" ? "mean thinking tokens (log scale)" : "mean sampled tokens (log scale)", values: (u, ticks) => ticks.map((t) => (t === null || t < 1 ? "" : number(t))) },
       { ...axis, label: "accuracy (%)", size: 52 },
     ],
     series: [{}, ...curves.map(({ curve, i }) => ({ stroke: colourOf(i), width: 1.6, dash: dashOf(curve, i), spanGaps: true, points: { show: false } }))],

@@ -11,11 +11,10 @@ const samples = table(data.samples);
 const severalRuns = data.runs.length > 1;
 const state = { benchmark: data.benchmarks[0], theme: "auto" };
 
-// Control characters, and those that turn the direction of writing, would hide what a model wrote: they are shown.
-const visible = (text) =>
-  text
-    .replace(/[\u0000-\u0008\u000b-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
-    .replace(/[\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g, (c) => `<U+${c.charCodeAt(0).toString(16).padStart(4, "0")}>`);
+// Characters without a picture (controls, formats, lone surrogates, private and unassigned ones; of a turned direction of
+// writing, of hidden tags) would hide what a model wrote: they are shown. The joiners of scripts and emoji stay.
+const visible = (text) => text.replace(/(?![\t\n\u200c\u200d])\p{C}/gu, (c) =>
+  (c < " " ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : `<U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}>`));
 
 // A new element: attributes by name (class, title, ...), events by on..., then children, strings as text.
 function make(tag, attributes = {}, ...children) {
@@ -97,7 +96,7 @@ function drawPairs(name, pairs, titles, kind) {
   const own = ownPairs(pairs);
   byId(`${name}-section`).hidden = own.length === 0;
   const columns = [[titles[0], "name"], [titles[1], "name"], ["Difference", "number"], ["95% interval", "number"],
-    ["n", "number"], ["Wrong to right", "number"], ["Right to wrong", "number"], ["p", "number"]];
+    ["n", "number"], ["Wrong to right", "number"], ["Right to wrong", "number"], ["McNemar's p", "number"]];
   const flips = (pair, direction) => {
     const count = pair[direction].length;
     if (!count) return "0";

@@ -4,17 +4,17 @@ const PAGE_SIZE = 50;
 const view = { rows: [], page: 0, sort: "order", descending: false };
 const samplesOf = questions.id ? questions.id.map(() => []) : []; // question: its samples' numbers
 (samples.question ?? []).forEach((question, i) => samplesOf[question].push(i));
-const flipsOf = new Map(); // question: [{text, gain, key}]
+const flipsOf = new Map(); // question: [{text, title, gain, key, cell}]; cell: the one after the flip
 
 function markFlips() {
   for (const [kind, pairs] of [["waits", data.waits], ["differences", data.differences]]) {
     pairs.forEach((pair, i) => {
-      const cell = data.cells[pair.a];
-      const name = kind === "waits" ? `${cell.ignore_text ?? "Wait"} \u00d7${cell.num_ignore}` : `${cell.run} ${cell.cell}`;
+      const cell = data.cells[pair.a], other = data.cells[pair.b];
+      const name = kind === "waits" ? `${cell.ignore_text ?? "Wait"} \u00d7${cell.num_ignore}` : `${cell.run}, not ${other.run}, ${cell.cell}`;
       for (const [direction, arrow] of [["to_right", "wrong \u2192 right"], ["to_wrong", "right \u2192 wrong"]]) {
         for (const question of pair[direction]) {
           if (!flipsOf.has(question)) flipsOf.set(question, []);
-          flipsOf.get(question).push({ text: `${name}: ${arrow}`, title: pairName(pair), gain: direction === "to_right", key: `${kind}:${i}:${direction}` });
+          flipsOf.get(question).push({ text: `${name}: ${arrow}`, title: pairName(pair), gain: direction === "to_right", key: `${kind}:${i}:${direction}`, cell: pair.a });
         }
       }
     });
@@ -69,7 +69,7 @@ function drawFilters() {
   byId("domain").replaceChildren(option("", "any"), ...[...new Set(own)].sort().map((name) => option(name, name)));
   const flips = [["waits", data.waits], ["differences", data.differences]].flatMap(([kind, pairs]) =>
     ownPairs(pairs).flatMap((pair) => ["to_right", "to_wrong"].filter((d) => pair[d].length).map((d) =>
-      option(`${kind}:${pairs.indexOf(pair)}:${d}`, `${pairName(pair)}: ${d === "to_right" ? "wrong to right" : "right to wrong"} (${pair[d].length})`))));
+      option(`${kind}:${pairs.indexOf(pair)}:${d}`, `${d === "to_right" ? "wrong to right" : "right to wrong"} (${pair[d].length}): ${pairName(pair)}`))));
   byId("flip").replaceChildren(option("", "any"), ...flips);
 }
 
@@ -104,13 +104,13 @@ function drawQuestions() {
 
 function tableRow(row) {
   const q = row.question;
-  const flips = row.flips.map((f) => make("div", { class: `flip ${f.gain ? "gain" : "loss"}`, title: f.title }, f.text));
+  const flips = row.flips.map((f) => make("button", { type: "button", class: `flip ${f.gain ? "gain" : "loss"}`, title: f.title, onclick: (e) => { e.stopPropagation(); openQuestion(q, f.cell); } }, f.text));
   const contents = [
     [make("div", { class: "clamp" }, questions.text[q] ?? "text not in the run"), make("span", { class: "id" }, questions.id[q])],
     questions.domain[q] ?? "", questions.answer[q] ?? "-", row.graded ? `${row.right}/${row.graded}` : "not graded", marks(row), flips, number(row.thinking),
   ];
   const open = () => openQuestion(q);
-  const line = make("tr", { tabindex: 0, "data-question": q, onclick: open, onkeydown: (e) => { if (e.key === "Enter") open(); } });
+  const line = make("tr", { tabindex: 0, "data-question": q, onclick: open, onkeydown: (e) => { if (e.key === "Enter" && e.target === line) open(); } });
   line.append(...contents.map((content, i) => make("td", { class: COLUMNS[i].class, title: COLUMNS[i].class === "short" ? visible(String(content)) : null }, content)));
   return line;
 }
@@ -139,6 +139,13 @@ function sortBy(name) {
   document.querySelector(`[data-sort="${name}"]`).focus();
 }
 
+// Of the pair whose flips are shown the cell after the flip, else the cell of the filter; null: none is chosen.
+function chosenCell() {
+  const [kind, pair] = byId("flip").value.split(":");
+  if (kind) return data[kind][pair].a;
+  return byId("cell").value === "" ? null : Number(byId("cell").value);
+}
+
 function showFlips(key) {
   byId("filters").reset();
   byId("flip").value = key;
@@ -149,7 +156,7 @@ function showFlips(key) {
 
 function moveRow(step) {
   const rows = [...document.querySelectorAll("#table tbody tr")];
-  const at = rows.indexOf(document.activeElement);
+  const at = rows.indexOf(document.activeElement?.closest("tr"));
   rows[Math.min(Math.max(at + step, 0), rows.length - 1)]?.focus();
 }
 
@@ -165,5 +172,9 @@ function startQuestions() {
     if (event.key === "/") { event.preventDefault(); byId("search").focus(); }
     if (event.key === "j") moveRow(1);
     if (event.key === "k") moveRow(-1);
+    if (["ArrowDown", "ArrowUp"].includes(event.key) && event.target.closest("#table tbody")) {
+      event.preventDefault();
+      moveRow(event.key === "ArrowDown" ? 1 : -1);
+    }
   });
 }

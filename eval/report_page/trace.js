@@ -25,19 +25,17 @@ async function textsOf(index, ofQuestion) {
   return (await inflated.get(at))[index - data.chunks[at].first];
 }
 
-function prose(text, attributes) {
-  const element = make("div", attributes, text.slice(0, CHARS_AT_ONCE));
-  addRest(element, text, CHARS_AT_ONCE);
+// Adds text to an element: its beginning, and a button for the rest.
+function addText(element, text) {
+  let end = CHARS_AT_ONCE;
+  if (/[\ud800-\udbff]/.test(text[end - 1])) end++; // not between the halves of a character
+  element.append(visible(text.slice(0, end)));
+  if (text.length > end) {
+    const more = () => { button.remove(); addText(element, text.slice(end)); };
+    const button = make("button", { type: "button", class: "more", onclick: more }, `Show more (${number(text.length - end)} characters left)`);
+    element.append(button);
+  }
   return element;
-}
-
-function addRest(element, text, from) {
-  if (text.length <= from) return;
-  const button = make("button", { type: "button", class: "more", onclick: () => {
-    button.replaceWith(visible(text.slice(from, from + CHARS_AT_ONCE)));
-    addRest(element, text, from + CHARS_AT_ONCE);
-  } }, `Show more (${number(text.length - from)} characters left)`);
-  element.append(button);
 }
 
 const SOURCES = { sampled: "sampled by the model", forced: "forced: written by us, not by the model", unknown: "which tokens were forced is not known" };
@@ -48,13 +46,12 @@ function drawPieces(pieces) {
     const own = pieces.filter((piece) => piece[0] === phase);
     if (!own.length) continue;
     const spans = own.map(([, source, text]) => {
-      const span = make("span", { class: source, title: SOURCES[source], tabindex: source === "forced" ? -1 : null }, text.slice(0, CHARS_AT_ONCE));
-      addRest(span, text, CHARS_AT_ONCE);
-      return span;
+      const isForced = source === "forced";
+      return addText(make(isForced ? "mark" : "span", { class: source, title: SOURCES[source], tabindex: isForced ? -1 : null }), text);
     });
     parts.push(make("h3", {}, phase === "thinking" ? "Thinking" : "Answer"), make("div", { class: "tokens" }, spans));
   }
-  return parts.length ? parts : [make("p", { class: "quiet" }, "No text: nothing was sampled.")];
+  return parts;
 }
 
 // The grade and its reason, as far as the record says.
@@ -64,7 +61,7 @@ function verdictOf(one, reference) {
   const by = one.grader ? ` Graded by ${one.grader}.` : "";
   if (one.correct === null || one.correct === undefined) return ["none", `Not graded: ${one.error ?? (reference === null ? "there is no reference" : "the rules could not decide")}.${found ? ` Answer found: ${found}.` : ""}${by}`];
   if (one.correct) return ["right", found ? `Right: ${found} is the same as ${gold}.${by}` : `Right.${by}`];
-  if (one.exhausted) return ["wrong", `Wrong: no try was accepted.${by}`];
+  if (one.exhausted) return ["wrong", `Wrong: none of ${one.num_tries} tries was accepted.`];
   return ["wrong", found ? `Wrong: ${found} is not ${gold}.${by}` : `Wrong: no answer was found; ${gold} was asked for.${by}`];
 }
 
@@ -73,13 +70,14 @@ const FINISH = { stop: "the model ended it", length: "cut at its limit" };
 const NAMES = { // facts in this order, with their names; others follow as they are called
   ended: ["thinking ended", (v) => ENDED[v] ?? v], answer_finish: ["answer ended", (v) => FINISH[v] ?? v],
   num_ignored: ["ends ignored", String], num_suppressed: ["ends suppressed", String],
-  num_thinking_tokens: ["thinking tokens", number], num_answer_tokens: ["answer tokens", number], num_steps: ["steps", String],
+  num_thinking_tokens: ["thinking tokens", number], accepted_thinking_tokens: ["of them in the accepted try", number], num_answer_tokens: ["answer tokens", number], num_steps: ["steps", String],
   num_sampled_tokens: ["sampled tokens", number], num_forced_tokens: ["forced tokens", number],
   num_prompt_tokens: ["prompt tokens", number], num_cached_tokens: ["cached tokens", number],
   repetition: ["ends in a loop", (v) => (v ? "yes" : "no")], mean_logprob: ["mean log-probability", (v) => number(v, 3)],
+  num_tries: ["tries", number], num_scorer_tokens: ["tokens read by the scorer", number],
   score: ["score", (v) => number(v, 4)], seconds: ["seconds", (v) => number(v, 2)], flops: ["FLOPs (estimate)", (v) => v.toExponential(2)],
 };
-const SAID_BEFORE = ["correct", "extracted", "grader"];
+const SAID_BEFORE = ["correct", "extracted", "grader", "exhausted"];
 
 function drawFacts(own) {
   const known = Object.keys(NAMES).filter((name) => name in own).map((name) => [NAMES[name][0], NAMES[name][1](own[name])]);
@@ -98,7 +96,7 @@ async function drawTrace() {
   const [kind, reason] = verdictOf(shown ? shown.facts : row, reference);
   const cell = data.cells[samples.cell[sample]];
   const parts = [
-    make("h3", {}, "Question"), prose(asked?.text ?? questions.text[question] ?? "Its text is not in the run.", { class: "prose" }),
+    make("h3", {}, "Question"), addText(make("div", { class: "prose" }), asked?.text ?? questions.text[question] ?? "Its text is not in the run."),
     make("h3", {}, `${cellName(cell)}, sample ${samples.repeat[sample] + 1}`),
     make("div", { class: `verdict ${kind}` }, reason.slice(0, 3000)),
   ];
@@ -108,15 +106,17 @@ async function drawTrace() {
     parts.push(make("h3", {}, "Paths of the search"), make("div", { class: "paths" }, choices));
   }
   if (shown === null) parts.push(make("p", { class: "quiet" }, "The text of this sample was left out of the file; the end of the page says why."));
-  else parts.push(...drawPieces(shown.pieces), make("p", { class: "quiet" }, legendOf(shown.pieces)), make("h3", {}, "Facts"), drawFacts(shown.facts));
+  else parts.push(make("p", { class: "quiet" }, legendOf(shown)), ...drawPieces(shown.pieces), make("h3", {}, "Facts"), drawFacts(shown.facts));
   byId("trace").replaceChildren(...parts);
   byId("trace").scrollTop = 0;
 }
 
-function legendOf(pieces) {
+function legendOf({ pieces, facts }) {
+  if (facts.exhausted) return "No text: those of tries that were not accepted are not kept.";
+  if (!pieces.length) return "No text was sampled.";
   if (pieces.some((piece) => piece[1] === "unknown")) return "Which of these tokens were sampled and which were forced is not known.";
-  const sign = make("span", { class: "forced" }, "like this");
-  return [make("span", {}, "Text that was forced is marked "), sign, make("span", {}, "; all other was sampled.")];
+  if (!pieces.some((piece) => piece[1] === "forced")) return "All of this text was sampled: nothing was forced.";
+  return ["Text that was forced is marked ", make("mark", { class: "forced" }, "like this"), "; all other was sampled."];
 }
 
 function drawList() {
@@ -130,11 +130,14 @@ function drawList() {
     if (severalRuns && cell.run !== run) children.push(make("h3", {}, (run = cell.run)));
     const verdict = samples.correct[i] === null ? "none" : samples.correct[i] ? "right" : "wrong";
     const name = `${cell.cell}${several ? ` #${samples.repeat[i] + 1}` : ""}`;
-    children.push(make("button", { type: "button", role: "option", "data-sample": i, "aria-selected": String(i === opened.sample), tabindex: i === opened.sample ? 0 : -1, onclick: () => openSample(i) },
-      make("span", { class: `mark ${verdict}`, role: "img", "aria-label": verdict === "none" ? "not graded" : verdict }), make("span", { class: "label" }, name), make("span", { class: "quiet" }, number(samples.thinking[i]))));
+    const flips = samples.repeat[i] ? [] : (flipsOf.get(opened.question) ?? []).filter((f) => f.cell === samples.cell[i]);
+    children.push(make("button", { type: "button", "data-sample": i, "aria-current": i === opened.sample ? "true" : null, tabindex: i === opened.sample ? 0 : -1, onclick: () => openSample(i) },
+      make("span", { class: `mark ${verdict}`, role: "img", "aria-label": verdict === "none" ? "not graded" : verdict }),
+      make("span", { class: "label" }, name, flips.map((f) => make("span", { class: `flip ${f.gain ? "gain" : "loss"}`, title: f.title }, f.text))),
+      make("span", { class: "quiet", title: "thinking tokens" }, number(samples.thinking[i]))));
   }
   byId("list").replaceChildren(...children);
-  document.querySelector('#list [aria-selected="true"]').scrollIntoView({ block: "nearest" });
+  document.querySelector("#list [aria-current]").scrollIntoView({ block: "nearest" });
 }
 
 function addressOf(sample) {
@@ -160,16 +163,16 @@ function openSample(sample) {
   history.replaceState(null, "", addressOf(sample));
   const wasInList = document.activeElement?.closest("#list");
   drawList();
-  (wasInList ? document.querySelector('#list [aria-selected="true"]') : byId("trace")).focus({ preventScroll: true });
+  (wasInList ? document.querySelector("#list [aria-current]") : byId("trace")).focus({ preventScroll: true });
   return drawTrace();
 }
 
-// At first: the chosen cell's sample, or the last cell's, which is the longest of a grid.
-function openQuestion(question) {
+// At first: a sample of this cell, or the last cell's, which is the longest of a grid.
+function openQuestion(question, cell = chosenCell()) {
   opened.question = question;
-  const own = samplesOf[question], cell = byId("cell").value;
-  const first = own.filter((i) => cell === "" || samples.cell[i] === Number(cell));
-  byId("viewer-title").textContent = visible(`${questions.benchmark[question]}, question ${questions.id[question]}`);
+  const own = samplesOf[question], first = own.filter((i) => cell === null || samples.cell[i] === cell);
+  const benchmark = data.benchmarks.length > 1 ? `${questions.benchmark[question]}, ` : "";
+  byId("viewer-title").textContent = visible(`${benchmark}question ${questions.id[question]}`);
   if (!byId("viewer").open) byId("viewer").showModal();
   return openSample((first.length ? first : own).reduce((a, b) => (samples.cell[b] > samples.cell[a] ? b : a)));
 }

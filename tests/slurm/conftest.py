@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cluster
 import pytest
+from debian_packages import install
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("core", "data", "eval", "inference", "train")
@@ -26,16 +27,6 @@ def slurm(tmp_path_factory):
         yield cluster.start(folder)
     finally:
         cluster.stop(folder)
-
-
-def install(packages: list[str]) -> None:
-    if not shutil.which("apt-get"):
-        pytest.skip(f"SLURM is not installed ({', '.join(packages)}), and there is no apt-get")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", *packages]):
-        done = subprocess.run(["apt-get", "-y", *command], env=environment, capture_output=True, text=True, timeout=300)
-        if done.returncode:
-            pytest.skip(f"apt-get {' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
 
 
 @pytest.fixture(scope="session")
