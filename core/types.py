@@ -148,13 +148,14 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
     Raises UserError naming the file and the line of a row that is not JSON, or the missing file.
     """
     for number, line in numbered_lines(path):
-        text = line.decode()
-        if not text.strip():
+        if not line.strip():
             continue
         try:
-            yield json.loads(text)
+            yield json.loads(line.decode())
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
+        except UnicodeDecodeError as error:  # a torn line can end within a character
+            raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason})") from None
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:

@@ -16,17 +16,17 @@ from typing import Any
 
 from core.config import UserError, option, run_entry
 from core.log import say
-from core.runs import finished, open_run, read_record
+from core.runs import open_run
 from eval.compare_report import name_of, picture, to_markdown, tokens_of
 from eval.comparison import (
     EvalCell,
     against_reference,
     compare_pair,
-    load_cells,
     methods_by_price,
     optimal_choice,
     wait_pairs,
 )
+from eval.whole_run import check_run, read_json, read_run
 
 
 @dataclass
@@ -64,8 +64,8 @@ def named_runs(paths: list[str]) -> dict[str, str]:
     """{name: folder}; runs of one name go by their folder's. Raises UserError for a run that is not finished."""
     if not paths:
         raise UserError("runs is empty: name at least one finished run of eval.run")
-    names = [read_record(path)["name"] for path in paths]
-    keys = [finished(p).resolve().name if names.count(n) > 1 else n for p, n in zip(paths, names, strict=True)]
+    names = [read_json(check_run(path), "run.json")["name"] for path in paths]
+    keys = [Path(p).resolve().name if names.count(n) > 1 else n for p, n in zip(paths, names, strict=True)]
     if len(set(keys)) < len(keys):
         raise UserError("runs names a run twice")
     return dict(zip(keys, paths, strict=True))
@@ -104,9 +104,9 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     cells: list[EvalCell] = []
     votes: list[dict[str, Any]] = []
     for run, path in paths.items():
-        own, own_votes = load_cells(path, run)
-        cells += own
-        votes += own_votes
+        whole = read_run(path, run)
+        cells += whole.cells
+        votes += whole.votes
     settings = {"common": config.common, "num_resamples": config.num_resamples, "seed": config.seed}
     benchmarks = dict.fromkeys(cell.benchmark for cell in cells)
     optimal = []

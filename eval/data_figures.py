@@ -121,8 +121,8 @@ def trace_lengths(material: Material):
                   linewidth=0.3)  # fmt: skip
         mean = sum((p.x + end) / 2 * p.y for p, end in zip(own, ends, strict=True)) / sum(counts)
         axes.axvline(mean, color=INK, linestyle="--", linewidth=0.8)
-        axes.annotate(f"mean {mean:,.0f}", (mean, 1.18 * max(counts)), xytext=(4, 0), textcoords="offset points",
-                      fontsize=6.5, va="top")  # fmt: skip
+        axes.annotate(f"mean \u2248 {round(mean, -1):,.0f}", (mean, 1.18 * max(counts)), xytext=(4, 0),
+                      textcoords="offset points", fontsize=6.5, va="top")  # fmt: skip
         axes.set_ylim(0, 1.2 * max(counts))
         axes.set_title(f"{name}: {TEACHERS[name]}", loc="left")
         axes.set_ylabel("traces")

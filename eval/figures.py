@@ -28,10 +28,11 @@ from eval.paper import FOLDER, check_drawn, load_paper
 from eval.paper_figures import figure_1, figure_2_examples, figure_4, figure_6, figure_7, scaling_figure
 from eval.paper_tables import tables_of, write_tables
 from eval.plotting import WAIT, Curve, drawn_points, save, styled
-from eval.run_figures import accuracy_by_difficulty, figure_3, flips_per_wait, matched_tokens, training_curves
+from eval.run_figures import accuracy_by_difficulty, flips_per_wait, matched_tokens, training_curves
 from eval.summary import EvalRun, Point, curve, load_run, steps_of, summarise, to_markdown
 from eval.wait_example import find_example, read_example
-from eval.whole_run import check_run
+from eval.wait_figure import figure_3
+from eval.whole_run import check_run, read_run
 
 Points = dict[str, list[tuple[float, float]]]
 FIGURES: dict[str, Callable[[Material], Any]] = {
@@ -82,12 +83,12 @@ def check_config(config: FiguresConfig) -> None:
 def material_of(config: FiguresConfig) -> Material:
     """Everything to draw from. Raises UserError for what cannot be read or is not whole."""
     material = Material(paper=load_paper() if config.paper else [], labels=config.labels)
-    paths = named_runs([str(check_run(path)) for path in config.runs]) if config.runs else {}
+    paths = named_runs(config.runs) if config.runs else {}
     for name, path in paths.items():
         add_run(material, path, name)
     if config.difficulty is not None:
         evals = {name: path for name, path in paths.items() if name in material.runs()}
-        material.difficulty = next(iter(cells_named(config.difficulty, material.cells, evals, "difficulty").values()))
+        material.difficulty = cells_named(config.difficulty, material.cells, evals, "difficulty")
     if config.wait_example is not None:
         material.waits = _waits(config.wait_example, config.tokenizer)
     return material
@@ -96,7 +97,7 @@ def material_of(config: FiguresConfig) -> Material:
 def _waits(source: str, tokenizer: str | None):
     if not Path(source).is_dir():
         return [read_example(source)]
-    example = find_example(check_run(source), tokenizer)
+    example = find_example(read_run(source, source).path, tokenizer)
     if example is None:
         raise UserError(f"wait_example: run {source} ignored no end of thinking")
     return [example]

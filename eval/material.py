@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 from core.config import UserError
 from core.types import read_jsonl
@@ -22,8 +22,8 @@ KINDS = {"scores.json": "eval.run", "funnel.json": "data.filter", "metrics.jsonl
 class Material:
     """paper: its rows, empty where it is not to be drawn. cells, votes: of runs of eval.run (eval/comparison.py).
     measures: of their methods. funnels: {run: steps of data.filter}. training: {run: rows of metrics.jsonl}.
-    waits: samples for Figure 3. difficulty: the cell whose scores say how hard a question is. labels: {run: what to
-    call it}.
+    waits: samples for Figure 3. difficulty: {benchmark: the cell whose scores say how hard its questions are}. labels:
+    {run: what to call it}.
     """
 
     paper: list[PaperPoint] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Material:
     funnels: dict[str, list[Row]] = field(default_factory=dict)
     training: dict[str, list[Row]] = field(default_factory=dict)
     waits: list[WaitExample] = field(default_factory=list)
-    difficulty: EvalCell | None = None
+    difficulty: dict[str, EvalCell] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
 
     def label(self, run: str) -> str:
@@ -61,15 +61,35 @@ def add_run(material: Material, path: str | Path, name: str) -> None:
         known = ", ".join(f"{file} ({step})" for file, step in KINDS.items())
         raise UserError(f"run {path} has nothing to draw: none of {known}")
     if kind == "funnel.json":
-        material.funnels[name] = rows_of(read_json(path, kind), "steps", ("step", "in", "out", "reasons"), path / kind)
+        material.funnels[name] = _funnel(path)
     elif kind == "metrics.jsonl":
-        rows = list(read_jsonl(path / kind))
-        material.training[name] = rows_of({"steps": rows}, "steps", ("step", "loss"), path / kind)
+        material.training[name] = _training(path)
     else:
         run = read_run(path, name)
         material.cells += run.cells
         material.votes += run.votes
         material.measures += [{**row, "run": name} for row in run.measures]
+
+
+def _funnel(path: Path) -> list[Row]:
+    """Steps of data.filter. Raises UserError for those of another run than run.json sums up."""
+    file, headline = path / "funnel.json", read_json(path, "run.json").get("headline", {})
+    steps = rows_of(read_json(path, file.name), "steps", ("step", "in", "out", "reasons"), file)
+    for step in steps:
+        said = headline.get(f"num_after_{step['step']}", step["out"])
+        if said != step["out"]:
+            raise UserError(f"run {path}: {step['step']} leaves {step['out']:,} in {file.name}, {said:,} in run.json")
+    return steps
+
+
+def _training(path: Path) -> list[Row]:
+    """Rows of metrics.jsonl. Raises UserError for others than those that run.json sums up."""
+    file, headline = path / "metrics.jsonl", read_json(path, "run.json").get("headline", {})
+    rows = rows_of({"rows": list(read_jsonl(file))}, "rows", ("step", "loss", "seconds"), file)
+    said = headline.get("seconds_per_step")
+    if said is not None and median(row["seconds"] for row in rows) != said:
+        raise UserError(f"run {path} is not whole: the {len(rows):,} steps of {file.name} are not those of run.json")
+    return rows
 
 
 def panel_of(benchmark: str) -> str:
@@ -101,7 +121,7 @@ def cell_curves(material: Material, methods: Sequence[str], x: str = "thinking",
     """A curve for each run, benchmark and method of these, its 95% bars with it.
 
     x: thinking, mean thinking tokens (of rejection sampling the accepted try's); tokens, mean sampled tokens of a
-    question, all tries and paths; total, these over all questions. Cells of which it is not known are left out.
+    question, all tries and paths. Cells of which it is not known are left out.
     """
     groups: dict[tuple[str, str, str], list[tuple]] = {}
     for cell in material.cells:
@@ -121,7 +141,7 @@ def _length(cell: EvalCell, x: str) -> float | None:
         lengths = [num_thinking(row) for row in cell.rows]
         return None if None in lengths or not lengths else fmean(lengths)
     tokens = cell.tokens().values()
-    return fmean(tokens) * (len(cell.questions) if x == "total" else 1) if tokens else None
+    return fmean(tokens) if tokens else None
 
 
 def note_of(cell: EvalCell) -> str:
@@ -130,9 +150,9 @@ def note_of(cell: EvalCell) -> str:
     return f"{WAIT}{num_ignore}x" if num_ignore else str(cell.settings.get("limit") or "")
 
 
-def majority_curves(material: Material, x: str = "tokens", label: str = "{run}: majority") -> list[Curve]:
-    """A curve in k for each run and benchmark: the majority over the samples of its plainest cell (see `base_cell`).
-    x: as for cell_curves, tokens or total."""
+def majority_curves(material: Material) -> list[Curve]:
+    """A curve in k for each run and benchmark: the majority over the samples of its plainest cell (see `base_cell`),
+    against the tokens of all k."""
     curves = []
     for run in material.runs():
         for benchmark in dict.fromkeys(cell.benchmark for cell in material.cells if cell.run == run):
@@ -141,13 +161,10 @@ def majority_curves(material: Material, x: str = "tokens", label: str = "{run}: 
                      and (v["run"], v.get("benchmark", "questions"), v["cell"]) == (run, benchmark, base.cell)
                      and None not in (v["tokens"], v["accuracy"])]  # fmt: skip
             if votes:
-                factor = [vote["num_questions"] if x == "total" else 1 for vote in votes]
-                xs = tuple(vote["tokens"] * times for vote, times in zip(votes, factor, strict=True))
-                ys, lows, highs = (tuple(vote[name] for vote in votes) for name in ("accuracy", "low", "high"))
+                numbers = (tuple(vote[name] for vote in votes) for name in ("tokens", "accuracy", "low", "high"))
                 notes = tuple(f"k={vote['k']}" for vote in votes)
-                named = label.format(run=material.label(run))
-                line = f"{run} | majority | {benchmark}"
-                curves.append(Curve(line, named, panel_of(benchmark), xs, ys, lows, highs, notes))
+                label, line = f"{material.label(run)}: majority", f"{run} | majority | {benchmark}"
+                curves.append(Curve(line, label, panel_of(benchmark), *numbers, notes))
     return curves
 
 

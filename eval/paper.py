@@ -6,7 +6,7 @@ x_name, x  of a point, or what was asked for; empty where there is none
 y_name, y  what the number is, its unit at the end of the name;  low, high: its interval. y is empty where only the
            interval is published
 source     where in the paper or its released files
-how        published (printed), digitised (read off a figure) or recomputed (by us, from other rows)
+how        published (printed), digitised (read off a figure) or recomputed (by us, from other rows or files)
 """
 
 import csv

@@ -5,6 +5,7 @@ eval/data_figures.py, those the paper does not have in eval/run_figures.py.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from eval.material import Material, cell_curves, majority_curves, paper_curves
 from eval.paper import NUM_QUESTIONS, select
@@ -103,8 +104,9 @@ def figure_2_examples(material: Material):
 
 
 def figure_4(material: Material):
-    """Left: sequential scaling with its ignored ends (AIME24). Right: beside parallel scaling, in all tokens of the
-    benchmark (GPQA-Diamond). Runs that lack these two are shown on their first benchmark."""
+    """Left: sequential scaling with its ignored ends (AIME24). Right: beside parallel scaling, in tokens for all
+    questions of the benchmark (GPQA-Diamond). Runs alone that lack these two are shown on their first benchmark, and in
+    tokens a question."""
     left, right = (_benchmark(material, name) for name in ("AIME24", "GPQA-Diamond"))
     sequential = [point for point in select(material.paper, "Figure 1", benchmark="AIME24") if point.x >= 1000]
     sequential += select(material.paper, "Figure 4 sequential")
@@ -112,16 +114,18 @@ def figure_4(material: Material):
     two = paper_curves(select(material.paper, "Figure 4 parallel", series="sequential"), material.paper_label("s1-32B"))
     two += paper_curves(select(material.paper, "Figure 4 parallel", series="majority"),
                         material.paper_label("Qwen2.5-32B-Instruct: majority"))  # fmt: skip
-    two += cell_curves(material, ["budget_forcing"], "total") + majority_curves(material, "total")
+    runs = cell_curves(material, ["budget_forcing"], "tokens") + majority_curves(material)
+    # a run may have asked some of the questions only: its mean, times as many as the paper's
+    number = NUM_QUESTIONS[right] if material.paper else 1
+    two += [replace(curve, xs=tuple(number * x for x in curve.xs)) for curve in runs]
     one = [curve for curve in one if curve.panel == left]
     two = [curve for curve in two if curve.panel == right]
     if not one or not any("majority" in curve.label for curve in two):
         return None
     figure, all_axes = panels(2, PAGE * 0.4, 2.4)
     style_of = numbered([*one, *two])
-    for axes, own, benchmark, label in zip(
-        all_axes, (one, two), (left, right), (THINKING, _total_label(right)), strict=True
-    ):
+    total = f"tokens for {number} questions" if material.paper else "tokens a question"
+    for axes, own, benchmark, label in zip(all_axes, (one, two), (left, right), (THINKING, total), strict=True):
         draw_curves(axes, own, style_of)
         tokens_axis(axes, label, (x for curve in own for x in curve.xs))
         accuracy_axis(axes, own)
@@ -130,11 +134,6 @@ def figure_4(material: Material):
     all_axes[0].set_ylabel(ACCURACY)
     legend(figure, all_axes)
     return figure
-
-
-def _total_label(benchmark: str) -> str:
-    number = f"{NUM_QUESTIONS[benchmark]} " if benchmark in NUM_QUESTIONS else ""
-    return f"tokens for all {number}questions"
 
 
 def _benchmark(material: Material, preferred: str) -> str:

@@ -12,7 +12,8 @@ from eval.paper import PaperPoint, select
 
 BENCHMARKS = ("AIME24", "MATH500", "GPQA-Diamond", "AIME25")
 LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "~": r"\textasciitilde{}", "^": r"\^{}",
-         "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}"}  # fmt: skip
+         "{": r"\{", "}": r"\}", "\\": r"\textbackslash{}", "|": r"\textbar{}", "<": r"\textless{}",
+         ">": r"\textgreater{}"}  # fmt: skip
 MEASURES = {
     "control_percent": "Control %",
     "scaling_points_per_doubling": "Scaling",
@@ -37,7 +38,11 @@ class Table:
     def latex(self) -> str:
         """A tabular with booktabs rules."""
         lines = [" & ".join(_escaped(cell) for cell in row) + r" \\" for row in (self.columns, *self.rows)]
-        begin = [f"% {self.title}", r"\begin{tabular}{l" + "r" * (len(self.columns) - 1) + "}", r"\toprule"]
+        begin = [
+            f"% {self.title} (needs the package booktabs)",
+            r"\begin{tabular}{l" + "r" * (len(self.columns) - 1) + "}",
+            r"\toprule",
+        ]
         return "\n".join([*begin, lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
 
     def csv(self) -> str:
@@ -109,6 +114,8 @@ def _both(point: PaperPoint) -> str:
 
 
 def _measured(point: PaperPoint) -> str:
+    if point.y_name == "evaluations":
+        return "|A|"
     return MEASURES[point.y_name] + (", recomputed" if point.how == "recomputed" else "")
 
 
@@ -151,7 +158,7 @@ def _table_1(material: Material) -> Table:
 
 def _table_3(material: Material) -> Table:
     columns, rows = pivot(select(material.paper, "Table 3"), _series, _measured)
-    rows += [(*row, "") for row in _measure_rows(material, "AIME24")]
+    rows += [(*row, "", "") for row in _measure_rows(material, "AIME24")]
     return Table("table_3", "Table 3. Control, Scaling (points per doubling), Performance, AIME24", ("", *columns),
                  tuple(rows))  # fmt: skip
 

@@ -5,6 +5,7 @@ Sizes are those of a paper in two columns: nothing is scaled when it is set, and
 
 import contextlib
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "osD^vPX*<>"
 INK, GREY, PALE = "#222222", "#767676", "#D9D9D9"
 WAIT = "Wait "  # what notes of points with ignored ends begin with
+HANDLE, LETTER = 0.5, 0.055  # inches that a legend takes for the sign and for a letter of a name
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
     "font.size": 7,
@@ -63,6 +65,9 @@ class Curve:
     is_paper: bool = False
 
 
+Wait = tuple[float, float, float, str | None]  # x, y, where its bar ends, how often ("": not said; None: none ignored)
+
+
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
     """Figures made inside look as above; no screen is needed."""
@@ -96,16 +101,20 @@ def panels(number: int, width: float, height: float):
 
 
 def legend(figure, all_axes) -> None:
-    """Below the panels, each name once, and the figure as much taller; none where there is one name."""
+    """Below the panels, each name once, broken where it is longer than the figure is wide, and the figure as much
+    taller; none where there is one name."""
     found: dict[str, Any] = {}
     for axes in all_axes:
         found |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if len(found) < 2:
         return
-    entry = 0.5 + 0.055 * max(map(len, found))  # inches
-    columns = max(1, min(len(found), int(figure.get_figwidth() / entry)))
-    figure.set_figheight(figure.get_figheight() + 0.15 * -(-len(found) // columns))
-    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
+    width = figure.get_figwidth()
+    names = [textwrap.fill(name, int((width - HANDLE) / LETTER)) for name in found]
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    columns = max(1, min(len(names), int(width / (HANDLE + LETTER * longest))))
+    lines = max(name.count("\n") + 1 for name in names)
+    figure.set_figheight(figure.get_figheight() + 0.15 * lines * -(-len(names) // columns))
+    figure.legend(list(found.values()), names, loc="outside lower center", ncols=columns)
 
 
 def draw_curves(axes, curves: Sequence[Curve], style_of: dict[str, int]) -> None:
@@ -113,7 +122,7 @@ def draw_curves(axes, curves: Sequence[Curve], style_of: dict[str, int]) -> None
 
     style_of: {label: number of its colour and shape}.
     """
-    waiting: dict[str, list[tuple[float, float, float, str]]] = {}  # by label: x, y, where its bar ends, how often
+    waiting: dict[str, list[Wait]] = {}
     for curve in curves:
         number = style_of[curve.label]
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
@@ -129,18 +138,19 @@ def draw_curves(axes, curves: Sequence[Curve], style_of: dict[str, int]) -> None
                 )  # fmt: skip
                 drawn.lines[0].set_gid(curve.line)
         own = waiting.setdefault(curve.label, [])
-        own += [(curve.xs[i], curve.ys[i], curve.ys[i], "") for i in plain[-1:] if not own]
+        own += [(curve.xs[i], curve.ys[i], curve.ys[i], None) for i in plain[-1:] if not own]
         tops = curve.highs or curve.ys
         own += [(curve.xs[i], curve.ys[i], tops[i], curve.notes[i].removeprefix(WAIT)) for i in waits]
     for label, points in waiting.items():
         _draw_waits(axes, points, COLOURS[style_of[label] % len(COLOURS)])
 
 
-def _draw_waits(axes, points: list[tuple[float, float, float, str]], colour: str) -> None:
+def _draw_waits(axes, points: list[Wait], colour: str) -> None:
     """The dots that join them, and one text over all, so that texts of near points do not meet."""
-    xs, ys, tops, waits = zip(*sorted(points), strict=True)
-    if any(waits):
+    xs, ys, tops, waits = zip(*sorted(points, key=lambda point: point[:3]), strict=True)
+    if set(waits) != {None}:
         axes.plot(xs, ys, color=colour, linestyle=":")
+    if any(waits):
         top = max(top for top, wait in zip(tops, waits, strict=True) if wait)
         axes.annotate(WAIT + ", ".join(filter(None, waits)), (xs[-1], top), xytext=(4, 4), textcoords="offset points",
                       ha="right", fontsize=6, color=colour)  # fmt: skip

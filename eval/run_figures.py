@@ -4,29 +4,30 @@ import textwrap
 from collections.abc import Sequence
 from statistics import fmean
 
-from eval.comparison import compare_pair, methods_by_price, wait_pairs
+from eval.comparison import EvalCell, compare_pair, methods_by_price, wait_pairs
 from eval.material import Material, base_cell, panel_of
 from eval.optimal import difficulty_bins
 from eval.plotting import (
     COLOURS,
     COLUMN,
-    GREY,
     INK,
+    LETTER,
     MARKERS,
     PAGE,
+    WAIT,
+    Curve,
     draw_bars,
+    draw_curves,
     legend,
     panels,
     tokens_axis,
 )
 from eval.samples import Row
 from eval.scores import by_question
-from eval.wait_example import WaitExample
 
 NUM_BINS = 5  # of difficulty, as in the compute-optimal choice
-NEAR = 3  # lines shown around what was forced in Figure 3
-TEXT_COLUMNS, TEXT_SIZE = 92, 6.5  # of its text: characters a line, points
-CHARACTER, LINE = 0.602 * TEXT_SIZE / 72, 0.14  # inches: the width of one (DejaVu Sans Mono), the height of a line
+BINS = ["hardest questions", *(f"bin {number}" for number in range(2, NUM_BINS + 1))]
+DASHES = ("-", (0, (4, 1)), (0, (1, 1)), "-.")  # so that curves of steps differ in grey, too
 TRAINING = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
 
 
@@ -81,8 +82,9 @@ def _draw_band(axes, points: Sequence[Row], number: int, label: str, line: str) 
     lows, highs = [m["low"] for m in points], [m["high"] for m in points]
     colour = COLOURS[number % len(COLOURS)]
     is_bound = points[0]["is_bound"]
-    if len(points) == 1:
-        axes.errorbar(xs, ys, [[ys[0] - lows[0]], [highs[0] - ys[0]]], color=colour, elinewidth=0.7, capsize=1.8)
+    if xs[0] == xs[-1]:
+        below, above = ([a - b for a, b in zip(*ends, strict=True)] for ends in ((ys, lows), (highs, ys)))
+        axes.errorbar(xs, ys, [below, above], color=colour, elinewidth=0.7, capsize=1.8)
     elif not is_bound:
         axes.fill_between(xs, lows, highs, color=colour, alpha=0.1, linewidth=0)
     (drawn,) = axes.plot(
@@ -94,7 +96,8 @@ def _draw_band(axes, points: Sequence[Row], number: int, label: str, line: str) 
 
 def flips_per_wait(material: Material):
     """What each further ignored end changed: answers that turned right above the line, that turned wrong below it."""
-    pairs = [compare_pair(a, b, common=True, num_resamples=1000) for a, b in wait_pairs(material.cells)]
+    pairs = [(a, b) for a, b in wait_pairs(material.cells) if len(by_question(a.rows).keys() & by_question(b.rows)) > 1]
+    pairs = [compare_pair(a, b, common=True, num_resamples=1000) for a, b in pairs]
     if not pairs:
         return None
     figure, (axes,) = panels(1, min(PAGE, max(COLUMN, 0.62 * len(pairs) + 0.8)), 2.4)
@@ -128,41 +131,62 @@ def _wait_name(pair: Row, material: Material, several: bool) -> str:
     cell = next(c for c in material.cells if (c.run, c.benchmark, c.cell) == (
         pair["a"]["run"], pair["benchmark"], pair["a"]["cell"]))  # fmt: skip
     parts = [f"{cell.settings.get('ignore_text', 'Wait')} {cell.settings['num_ignore']}x", panel_of(pair["benchmark"])]
-    name = "\n".join(textwrap.fill(part, 13) for part in parts + [material.label(pair["a"]["run"])] * several)
+    name = "\n".join(
+        textwrap.fill(part, 13, max_lines=3, placeholder="...")
+        for part in parts + [material.label(pair["a"]["run"])] * several
+    )
     return f"{name}\nn={pair['num_questions']}"
 
 
 def accuracy_by_difficulty(material: Material):
-    """Accuracy of each budget-forcing cell in bins of questions, from hard to easy by the scores in one cell; that cell
-    itself is left out."""
-    reference = material.difficulty
-    if reference is None:
+    """Accuracy against thinking tokens, a line a bin of questions, from hard to easy by the scores in the cell
+    `difficulty`, which is itself left out; a panel a run and benchmark."""
+    groups: dict[tuple[str, str], list[EvalCell]] = {}
+    for cell in material.cells:
+        is_plain = cell.settings["method"] == "budget_forcing" and cell.settings["thinking_tokens"] is not None
+        if is_plain and cell is not material.difficulty.get(cell.benchmark) and by_question(cell.rows):
+            groups.setdefault((cell.run, cell.benchmark), []).append(cell)
+    found = {key: _bins(material.difficulty[key[1]], key, cells) for key, cells in groups.items()
+             if key[1] in material.difficulty}  # fmt: skip
+    found = {key: bins for key, bins in found.items() if bins}
+    if not found:
         return None
-    hardness = {question: fmean(scores) for question, scores in by_question(reference.rows).items()}
-    cells = [cell for cell in material.cells if cell.benchmark == reference.benchmark and cell is not reference
-             and cell.settings.get("method") in ("budget_forcing", "unforced")]  # fmt: skip
-    scores = {f"{cell.run} | {cell.cell}": (cell, by_question(cell.rows)) for cell in cells}
-    questions = sorted(set(hardness).intersection(*(by for _, by in scores.values())))
-    if not cells or not questions:
-        return None
-    bins = difficulty_bins({question: hardness[question] for question in questions}, NUM_BINS)
-    members = [[q for q in questions if bins[q] == number] for number in sorted(set(bins.values()))]
-    figure, (axes,) = panels(1, COLUMN * 1.4, 2.4)
-    several = len({cell.run for cell in cells}) > 1
-    for number, (line, (cell, by)) in enumerate(scores.items()):
-        accuracies = [100 * fmean(fmean(by[question]) for question in own) for own in members]
-        label = f"{material.label(cell.run)} {cell.cell}" if several else cell.cell
-        (drawn,) = axes.plot(range(len(members)), accuracies, color=COLOURS[number % len(COLOURS)], label=label,
-                             marker=MARKERS[number % len(MARKERS)])  # fmt: skip
-        drawn.set_gid(line)
-    names = [f"{100 * fmean(hardness[q] for q in own):.0f}%\nn={len(own)}" for own in members]
-    axes.set_xticks(range(len(members)), names)
-    axes.set_xlabel(f"questions by their mean score in\n{material.label(reference.run)} {reference.cell}")
-    axes.set_ylabel("accuracy (%)")
-    axes.set_ylim(-3, 103)
-    axes.grid(axis="y", color="0.92", linewidth=0.6)
-    legend(figure, [axes])
+    figure, all_axes = panels(len(found), COLUMN * 1.4 if len(found) == 1 else PAGE / min(3, len(found)), 2.5)
+    style_of = {BINS[number]: number for number in range(NUM_BINS)}
+    several = len({run for run, _ in found}) > 1
+    for axes, ((run, benchmark), bins) in zip(all_axes, found.items(), strict=True):
+        curves, sizes = zip(*bins, strict=True)
+        draw_curves(axes, curves, style_of)
+        tokens_axis(axes, "average thinking time (tokens)", (x for curve in curves for x in curve.xs))
+        title = [panel_of(benchmark), *[material.label(run)] * several, f"n = {', '.join(map(str, sizes))}"]
+        axes.set_title("\n".join(textwrap.shorten(line, 36, placeholder="...") for line in title))
+        axes.set_ylim(-3, 103)
+        axes.grid(axis="y", color="0.92", linewidth=0.6)
+    for axes in all_axes[::3]:
+        axes.set_ylabel("accuracy (%)")
+    reference = next(iter(material.difficulty.values()))
+    by = f"questions in bins by their score in {material.label(reference.run)} {reference.cell}"
+    figure.suptitle(textwrap.fill(by, int(figure.get_figwidth() / LETTER)), fontsize=7)
+    legend(figure, all_axes)
     return figure
+
+
+def _bins(reference: EvalCell, key: tuple[str, str], cells: Sequence[EvalCell]) -> list[tuple[Curve, int]]:
+    """(curve, number of questions) of each bin, the hardest first, over the questions that could be graded in all cells
+    and in the reference. key: run and benchmark of the cells."""
+    hardness = {question: fmean(scores) for question, scores in by_question(reference.rows).items()}
+    graded = [by_question(cell.rows) for cell in cells]
+    questions = set(hardness).intersection(*graded)
+    bins = difficulty_bins({q: hardness[q] for q in questions}, NUM_BINS) if questions else {}
+    xs = tuple(cell.settings["thinking_tokens"] for cell in cells)
+    notes = tuple(WAIT if cell.settings["num_ignore"] else "" for cell in cells)
+    found = []
+    for number in sorted(set(bins.values())):
+        own = sorted(question for question in questions if bins[question] == number)
+        ys = tuple(100 * fmean(fmean(scores[question]) for question in own) for scores in graded)
+        line = f"{key[0]} | bin {number + 1} | {key[1]}"
+        found.append((Curve(line, BINS[number], key[1], xs, ys, notes=notes), len(own)))
+    return found
 
 
 def training_curves(material: Material):
@@ -175,8 +199,10 @@ def training_curves(material: Material):
     for axes, name in zip(all_axes, names, strict=True):
         for number, (run, rows) in enumerate(material.training.items()):
             known = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+            if not known:
+                continue
             (drawn,) = axes.plot(*zip(*known, strict=True), color=COLOURS[number % len(COLOURS)], linewidth=0.9,
-                                 label=material.label(run))  # fmt: skip
+                                 linestyle=DASHES[number % len(DASHES)], label=material.label(run))  # fmt: skip
             drawn.set_gid(f"{run} | {name}")
         axes.set_xlabel("step")
         axes.set_title(TRAINING[name])
@@ -185,71 +211,3 @@ def training_curves(material: Material):
             axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     legend(figure, all_axes)
     return figure
-
-
-def figure_3(material: Material):
-    """A sample whose end of thinking was ignored: the question, what was thought, what was forced in, the answer."""
-    if not material.waits:
-        return None
-    from matplotlib.figure import Figure
-
-    lines = [line for example in material.waits for line in text_lines(example)]
-    width, height = TEXT_COLUMNS * CHARACTER + 0.2, LINE * len(lines) + 0.15
-    figure = Figure(figsize=(width, height))
-    looks = {"head": {"color": GREY}, "text": {}, "answer": {"color": COLOURS[0]},
-             "forced": {"color": COLOURS[1], "weight": "bold"}}  # fmt: skip
-    for row, spans in enumerate(lines):
-        column = 0
-        for text, kind in spans:
-            x, y = 0.1 + CHARACTER * column, height - 0.075 - LINE * (row + 0.5)
-            figure.text(x / width, y / height, text, va="center", parse_math=False, family="DejaVu Sans Mono",
-                        fontsize=TEXT_SIZE, **looks[kind])  # fmt: skip
-            column += len(text)
-    return figure
-
-
-Span = tuple[str, str]  # text and kind: head, text, forced, answer
-
-
-def text_lines(example: WaitExample) -> list[list[Span]]:
-    """The example as lines of at most TEXT_COLUMNS characters."""
-    verdict = {True: "right", False: "wrong", None: "not graded"}
-    origin = f"{example.origin['run']}, {example.origin['cell']}, question {example.origin['question_id']}"
-    told = f"without ignored ends: {verdict[example.before]}; with them: {verdict[example.after]}\n{origin}"
-    lines = [[("question", "head")], *_wrapped([(example.question, "text")])]
-    for phase, title, kind in (("thinking", "thinking (forced: bold)", "text"), ("answer", "answer", "answer")):
-        pieces = [piece for piece in example.pieces if piece.phase == phase]
-        spans = [(piece.text, "forced" if piece.source == "forced" else kind) for piece in pieces]
-        lines += [[(title, "head")], *_shortened(_wrapped(spans))]
-    return [*lines, *_wrapped([(told, "head")])]
-
-
-def _wrapped(spans: Sequence[Span]) -> list[list[Span]]:
-    """Lines of spans, broken at newlines and where a line is full; blank lines are left out."""
-    lines: list[list[Span]] = [[]]
-    for text, kind in spans:
-        for number, part in enumerate(text.split("\n")):
-            if number:
-                lines.append([])
-            shown = "".join(c if c.isprintable() else "\ufffd" for c in part)
-            while shown:
-                room = TEXT_COLUMNS - sum(len(own) for own, _ in lines[-1])
-                if room == 0:
-                    lines.append([])
-                    continue
-                lines[-1].append((shown[:room], kind))
-                shown = shown[room:]
-    return [line for line in lines if "".join(text for text, _ in line).strip()]
-
-
-def _shortened(lines: list[list[Span]]) -> list[list[Span]]:
-    """Of many lines the first and last, and those around what was forced; how many are left out is said."""
-    forced = [i for i, line in enumerate(lines) if any(kind == "forced" for _, kind in line)]
-    near = [-1, len(lines), *forced]
-    kept = [i for i in range(len(lines)) if min(abs(i - j) for j in near) <= NEAR]
-    shown: list[list[Span]] = []
-    for before, i in zip([-1, *kept], kept, strict=False):
-        if i - before > 1:
-            shown.append([(f"[{i - before - 1} lines]", "head")])
-        shown.append(lines[i])
-    return shown

@@ -1,16 +1,15 @@
 """From finished eval runs to a summary: curves, gain with its paired interval, Control, Scaling, Performance, flips."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.config import UserError
-from core.runs import finished, read_record
-from core.types import read_jsonl
+from core.runs import read_record
 from eval.metrics import control, flips, paired_difference, performance, scaling
 from eval.samples import Row
 from eval.scores import by_question, score
+from eval.whole_run import read_run
 
 
 @dataclass(frozen=True)
@@ -63,34 +62,30 @@ class Point:
 def load_run(path: str | Path, benchmark: str | None = None) -> EvalRun:
     """Reads a finished eval run. benchmark: which one, where it has several.
 
-    Raises UserError where the run is missing or unfinished, or has not the one benchmark that is meant.
+    Raises UserError where it is not whole (eval/whole_run.py), or has not the one benchmark that is meant.
     """
-    path = finished(path)
-    cells = json.loads((path / "scores.json").read_text())["cells"]
-    known = list(dict.fromkeys(_benchmark_of(cell) for cell in cells))
+    run = read_run(path, str(path))
+    known = list(dict.fromkeys(cell.benchmark for cell in run.cells))
     if benchmark is None and len(known) > 1:
         raise UserError(f"run {path} has the benchmarks {', '.join(known)}; name one with benchmark=...")
     benchmark = benchmark or known[0]
     if benchmark not in known:
         raise UserError(f"run {path} has no benchmark {benchmark!r}, but {', '.join(known)}")
-    cells = [cell for cell in cells if _benchmark_of(cell) == benchmark]
-    rows: dict[str, list[Row]] = {cell["cell"]: [] for cell in cells}
-    for row in read_jsonl(path / "samples.jsonl"):
-        if _benchmark_of(row) == benchmark and row["cell"] in rows:
-            rows[row["cell"]].append(row)
-    return EvalRun(path, read_record(path)["name"], cells, rows)
-
-
-def _benchmark_of(entry: dict[str, Any]) -> str:
-    """Older runs do not name theirs."""
-    return entry.get("benchmark", "questions")
+    cells = [cell for cell in run.cells if cell.benchmark == benchmark]
+    rows = {cell.cell: cell.rows for cell in cells}
+    return EvalRun(run.path, run.record["name"], [cell.settings for cell in cells], rows)
 
 
 def curve(run: EvalRun, domains: list[str]) -> list[Point]:
-    """The points of one run, over the questions of the named domains."""
+    """The points of one run, over the questions of the named domains. Raises UserError where grades or lengths are not
+    known."""
     points = []
     for cell in run.cells:
         scores = score(run.rows_of(cell, domains))
+        if None in (scores["accuracy"], scores["thinking_tokens"]):
+            raise UserError(
+                f"run {run.path} has no grades or no lengths of thinking in {cell['cell']}: no point to draw"
+            )
         values = (scores[k] for k in ("thinking_tokens", "accuracy", "low", "high", "num_questions"))
         points.append(Point(cell["cell"], cell["max_thinking_tokens"], cell["num_ignore"], *values))
     return points

@@ -1,21 +1,24 @@
 """Finished runs, read whole or refused: nothing is drawn or shown of a crashed, a partial or a foreign one."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from core.config import UserError
 from core.runs import finished
-from eval.comparison import EvalCell, load_cells
-from eval.metrics import mean_interval
+from eval.comparison import EvalCell, load_cells, vote_name
 from eval.samples import Row
-from eval.scores import by_question
+from eval.scores import score
 
 RECORD_KEYS = ("package", "name", "status", "commit", "command")
 CELL_KEYS = ("cell", "num_samples", "accuracy", "thinking_tokens", "max_thinking_tokens", "num_ignore")
-SAMPLE_KEYS = ("repeat", "correct", "num_thinking_tokens", "num_answer_tokens")  # load_cells needs the others
+SAMPLE_KEYS = ("question_id", "repeat", "correct", "num_thinking_tokens", "num_answer_tokens", "ended", "num_ignored",
+               "repetition")  # fmt: skip
+SCORES = ("num_questions", "num_ungraded", "accuracy", "low", "high", "thinking_tokens", "answer_tokens")  # compared
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class WholeRun:
 def check_run(path: str | Path) -> Path:
     """The folder of a finished run. Raises UserError (one line, naming it) for one that is missing, unfinished, or not
     of this project."""
+    record = read_json(Path(path), "run.json") if Path(path).is_dir() else {}  # before DONE, which others do not write
     path = finished(path)
-    record = read_json(path, "run.json")
     missing = [name for name in RECORD_KEYS if name not in record]
     if missing:
         raise UserError(f"{path / 'run.json'} lacks {', '.join(missing)}, so it is no run of this project")
@@ -68,11 +71,17 @@ def read_run(path: str | Path, name: str) -> WholeRun:
         raise UserError(f"run {path} is not whole: it has no samples.jsonl")
     try:
         cells, votes = load_cells(path, name)
-    except (KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
         raise UserError(f"{path / 'samples.jsonl'} is of another make: a row lacks {error}") from None
+    except (TypeError, AttributeError):
+        raise UserError(f"{path / 'samples.jsonl'} is of another make: its rows are no samples") from None
     _check_samples(path, entries, cells)
-    for cell in cells:  # runs of before there were other methods do not name theirs
-        cell.settings.setdefault("method", "budget_forcing")
+    for cell in cells:
+        _check_scores(path, cell)
+        # runs of before there were other methods do not name theirs
+        is_forced = cell.settings["max_thinking_tokens"] is not None
+        cell.settings.setdefault("method", "budget_forcing" if is_forced else "unforced")
+    _check_votes(path, votes)
     return WholeRun(name, path, record, config_text, config, cells, votes, scores.get("measures") or [])
 
 
@@ -129,10 +138,34 @@ def _check_samples(path: Path, entries: Sequence[Row], cells: Sequence[EvalCell]
         missing = [name for name in SAMPLE_KEYS if any(name not in row for row in cell.rows)]
         if missing:
             raise UserError(f"{path / 'samples.jsonl'} is of another make: its rows lack {', '.join(missing)}")
-        graded = by_question(cell.rows)
-        accuracy, said = 100 * mean_interval(graded)[0] if graded else None, scored[key]["accuracy"]
-        if (accuracy is None) != (said is None) or (accuracy is not None and abs(accuracy - said) > 1e-6):
+        if len({(row["question_id"], row["repeat"]) for row in cell.rows}) < len(cell.rows):
+            raise UserError(f"run {path}: samples.jsonl has a sample of {' '.join(key)} twice")
+
+
+def _check_scores(path: Path, cell: EvalCell) -> None:
+    """That scores.json says of a cell what its samples say: an edit would show here, too."""
+    now = score(cell.rows)
+    for name in SCORES:
+        was = cell.settings.get(name, now[name])
+        if not _is_same(now[name], was):
             raise UserError(
-                f"run {path}: {accuracy} percent of its samples of {' '.join(key)} are right, scores.json says {said}; "
-                "the same eval.run command with regrade=true scores them again"
+                f"run {path}: {name} of {cell.benchmark} {cell.cell} is {_shown(now[name])} by samples.jsonl, "
+                f"{_shown(was)} by scores.json; the same eval.run command with regrade=true scores them again"
             )
+
+
+def _check_votes(path: Path, votes: Sequence[Row]) -> None:
+    """The same of votes and their scores question by question."""
+    for vote in votes:
+        if "scores" in vote and not _is_same(100 * fmean(vote["scores"].values()), vote["accuracy"]):
+            raise UserError(
+                f"run {path}: the accuracy of {vote_name(vote)} in scores.json is not that of parallel.jsonl"
+            )
+
+
+def _is_same(a: float | None, b: float | None) -> bool:
+    return a is b if None in (a, b) else math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-6)
+
+
+def _shown(value: float | None) -> str:
+    return "not known" if value is None else f"{value:,.6g}"

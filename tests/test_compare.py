@@ -9,10 +9,12 @@ import pytest
 
 from core.config import UserError, load
 from core.runs import open_run
+from core.types import write_jsonl
 from eval.compare import CompareConfig, compare, main
 from eval.compare_report import picture, to_markdown
 from eval.metrics import mcnemar, paired_difference
 from eval.optimal import compute_optimal
+from eval.scores import score
 
 SETTINGS = {  # as scores.json has them
     "max=16": {"max_thinking_tokens": 16},
@@ -47,9 +49,14 @@ def make_run(name, questions=range(30), repeats=1, seed=0, benchmarks=("aime",),
                         "benchmark": benchmark, "cell": cell, "question_id": f"q{i}", "repeat": repeat, "segments": [],
                         "correct": None if i == 29 else rng.random() < CHANCE[cell], "num_answer_tokens": 3,
                         "num_thinking_tokens": settings["max_thinking_tokens"], "num_sampled_tokens": 10 * (i + 1),
+                        "ended": "budget", "num_ignored": settings.get("num_ignore", 0), "repetition": False,
                     })  # fmt: skip
     common = {"method": "budget_forcing", "num_ignore": 0, "ignore_text": "Wait"}
-    entries = [{"benchmark": b, "cell": cell, **common, **own} for b in benchmarks for cell, own in SETTINGS.items()]
+    entries = [
+        {"benchmark": b, "cell": cell, **common, **own}
+        | score([row for row in rows if (row["benchmark"], row["cell"]) == (b, cell)])
+        for b in benchmarks for cell, own in SETTINGS.items()
+    ]  # fmt: skip
     for row in (*rows, *entries) if old else ():
         for key in ("benchmark", "num_sampled_tokens", "method"):
             row.pop(key, None)
@@ -164,7 +171,11 @@ def test_methods_of_unknown_price_come_last_and_are_no_choice():
     a, rows = make_run("a")
     unknown = {"num_sampled_tokens": None, "num_thinking_tokens": None, "num_answer_tokens": None}
     blind = [row | unknown if row["cell"] != "max=16" or row["question_id"] == "q0" else row for row in rows]
-    (a / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in blind))
+    write_jsonl(a / "samples.jsonl", blind)
+    scores = json.loads((a / "scores.json").read_text())
+    for entry in scores["cells"]:
+        entry |= {"thinking_tokens": None, "answer_tokens": None}
+    (a / "scores.json").write_text(json.dumps(scores))
     b, _ = make_run("b")
     result = compare(load(CompareConfig, [f"runs=[{a},{b}]", "num_resamples=50", "optimal={run: b, cell: max=16}"]))
     methods = result["methods"]["aime"]

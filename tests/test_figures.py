@@ -20,12 +20,11 @@ from core.types import Question, read_jsonl, write_jsonl
 from eval.figures import FIGURES, FiguresConfig, draw, main, material_of
 from eval.material import Material
 from eval.paper import check_drawn, load_paper
-from eval.paper_tables import Table, tables_of
-from eval.plotting import drawn_points, styled
+from eval.paper_tables import tables_of
+from eval.plotting import Curve, draw_curves, drawn_points, panels, styled
 from eval.run import EvalConfig
 from eval.run import main as eval_main
-from eval.run_figures import text_lines
-from eval.wait_example import Piece, WaitExample, find_example, read_example, write_example
+from eval.wait_example import Piece, WaitExample, find_example, write_example
 from eval.whole_run import read_run
 from inference.scripted_engine import ScriptedEngine
 
@@ -59,14 +58,16 @@ def home(tmp_path_factory):
         write_jsonl("q.jsonl", [Question.of(f"{i} + {i} = ?", str(2 * i), "integer", "t", "sums") for i in range(6)])
         eval_main(load(EvalConfig, ["name=every", *GRID])).rename("every")
         with open_run("train", FiguresConfig(name="sft")) as run:
-            rows = [{"step": i, "loss": 2 / i, "learning_rate": 1e-4, "grad_norm": None} for i in (1, 2, 3)]
+            rows = [
+                {"step": i, "loss": 2 / i, "learning_rate": 1e-4, "grad_norm": None, "seconds": i} for i in (1, 2, 3)
+            ]
             write_jsonl(run.path / "metrics.jsonl", rows)
-            run.finish()
+            run.finish(seconds_per_step=2)
         run.path.rename("sft")
         with open_run("data", FiguresConfig(name="kept")) as run:
             steps = [{"step": "quality", "in": 40, "out": 30, "reasons": {"image": 10}, "domains": {}}]
             (run.path / "funnel.json").write_text(json.dumps({"unreadable": {}, "steps": steps}))
-            run.finish()
+            run.finish(num_pool=40, num_after_quality=30)
         run.path.rename("kept")
     return folder
 
@@ -89,6 +90,13 @@ def spoil(file: str, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
+def edit_samples(**values) -> None:
+    """The first sample of max=10, after the run has ended."""
+    rows = list(read_jsonl("every/samples.jsonl"))
+    first = next(row for row in rows if (row["cell"], row["repeat"]) == ("max=10", 0))
+    write_jsonl("every/samples.jsonl", [{**row, **values} if row is first else row for row in rows])
+
+
 SPOILED = {
     "missing": (lambda: shutil.rmtree("every"), "run folder every does not exist"),
     "crashed": (lambda: Path("every/DONE").unlink(), "run every is not finished"),
@@ -103,6 +111,23 @@ SPOILED = {
     "nothing to draw": (lambda: Path("every/scores.json").unlink(), "run every has nothing to draw"),
     "no samples": (lambda: Path("every/samples.jsonl").unlink(), "run every is not whole: it has no samples.jsonl"),
     "a shard": (lambda: spoil("config.yaml", "num_shards: 1", "num_shards: 8"), "run every is shard 0 of 8"),
+    "torn in a character": (
+        lambda: Path("every/samples.jsonl").write_bytes(Path("every/samples.jsonl").read_bytes() + b'{"cell": "\xe2'),
+        "every/samples.jsonl, line 103: not UTF-8",
+    ),
+    "edited": (lambda: edit_samples(num_thinking_tokens=9), "thinking_tokens of questions max=10 is"),
+    "graded again": (
+        lambda: edit_samples(correct=None),
+        "num_ungraded of questions max=10 is 1 by samples.jsonl, 0 by",
+    ),
+    "twice": (lambda: edit_samples(repeat=1), "samples.jsonl has a sample of questions max=10 twice"),
+    "another's interval": (lambda: spoil("scores.json", '"high": ', '"high": 1'), "high of questions max=10 is"),
+    "another's votes": (
+        lambda: spoil(
+            "parallel.jsonl", '"pass_at_k", "k": 2, "scores": {', '"pass_at_k", "k": 2, "scores": {"none": 7.0, '
+        ),
+        "in scores.json is not that of parallel.jsonl",
+    ),
     "part of the samples": (
         lambda: write_jsonl("every/samples.jsonl", [r for r in read_jsonl("every/samples.jsonl") if r["repeat"] != 1]),
         "run every is not whole: samples.jsonl has 6 of the 12 samples of questions max=10",
@@ -116,6 +141,25 @@ def test_a_run_that_is_not_whole_is_refused(case):
     spoil_it()
     with pytest.raises(UserError) as error:
         material_of(config("runs=[every]"))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+OTHERS = {  # of runs of other steps
+    "half a row": ("sft/metrics.jsonl", '"loss":2.0', '"loss', "sft/metrics.jsonl, line 1: not JSON"),
+    "other steps": ("sft/metrics.jsonl", '"seconds":1', '"seconds":3', "the 3 steps of metrics.jsonl are not those"),
+    "other counts": ("kept/funnel.json", '"out": 30', '"out": 20', "quality leaves 20 in funnel.json, 30 in run.json"),
+    "no counts": ("kept/funnel.json", '"out"', '"left"', "kept/funnel.json is of another make: its steps lack out"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_steps_that_are_not_whole_are_refused(case):
+    file, old, new, message = OTHERS[case]
+    text = Path(file).read_text().replace('": ', '":') if file.endswith("jsonl") else Path(file).read_text()
+    assert old in text
+    Path(file).write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError) as error:
+        material_of(config(f"runs=[{Path(file).parent}]"))
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -163,37 +207,8 @@ def test_runs_stand_in_the_tables_of_their_benchmarks():
         "ours, max=40 ignore=1",
         "ours, max=40 ignore=2",
     ]
-    assert tables["table_3"].rows[-1] == ("ours, budget forcing, AIME24", "100.0 [90.0, 100.0]", "1.5", "", "")
+    assert tables["table_3"].rows[-1] == ("ours, budget forcing, AIME24", "100.0 [90.0, 100.0]", "1.5", "", "", "")
     assert len(tables["runs"].rows) == len(cells)
-
-
-def test_texts_cannot_break_a_table():
-    table = Table("t", "Title", ("", "a_b"), (("50% | {x} & more", "1,000"),))
-    assert table.latex().splitlines()[3:6] == [r" & a\_b \\", r"\midrule", r"50\% | \{x\} \& more & 1,000 \\"]
-    assert table.markdown().splitlines()[-1] == r"| 50% \| {x} & more | 1,000 |"
-    assert table.csv() == ',a_b\n50% | {x} & more,"1,000"\n'
-
-
-def test_long_thinking_is_shown_around_what_was_forced():
-    thinking = "\n".join(f"line {i}" for i in range(40)), "Wait", ", " + "x" * 100 + "\n\n\x00"
-    sources = ("sampled", "forced", "sampled")
-    pieces = [Piece("thinking", source, text) for source, text in zip(sources, thinking, strict=True)]
-    pieces.append(Piece("answer", "sampled", "5"))
-    example = WaitExample("Why?", tuple(pieces), None, True, {"run": "r", "cell": "c", "question_id": "q"})
-    lines = ["".join(text for text, _ in line) for line in text_lines(example)]
-    assert lines[:3] == ["question", "Why?", "thinking (forced: bold)"]
-    assert lines[3:10] == ["line 0", "line 1", "line 2", "[33 lines]", "line 36", "line 37", "line 38"]
-    assert (
-        lines[10].startswith("line 39Wait, xx") and len(lines[10]) == 92 and lines[12:15] == ["\ufffd", "answer", "5"]
-    )
-    assert lines[15:] == ["without ignored ends: not graded; with them: right", "r, c, question q"]
-    assert ("Wait", "forced") in text_lines(example)[10]
-
-
-def test_a_recorded_example_comes_back_the_same():
-    example = WaitExample("1 + 1 = ?", (Piece("thinking", "forced", "Wait"),), False, None, {"run": "r"})
-    write_example(example, "wait.json")
-    assert read_example("wait.json") == example
 
 
 def test_the_example_is_the_one_that_turned_right():
@@ -226,7 +241,13 @@ DRAWN = {  # figures of the paper alone, and how many of its lines each shows
 def test_every_series_of_the_paper_is_drawn_as_it_is_in_results():
     paper = load_paper()
     with styled():
-        drawn = {name: drawn_points(figure) for name, figure in draw(Material(paper=paper), []).items()}
+        figures = draw(Material(paper=paper), [])
+    drawn = {name: drawn_points(figure) for name, figure in figures.items()}
+    for axes in [axes for figure in figures.values() for axes in figure.axes]:
+        (left, right), (low, high) = axes.get_xlim(), sorted(axes.get_ylim())
+        for line in [line for line in axes.lines if line.get_gid()]:
+            assert all(left <= x <= right and low <= y <= high for x, y in zip(*line.get_data(), strict=True))
+        assert all(bar.get_x() + bar.get_width() <= right for bar in axes.patches)
     assert {name: len(lines) for name, lines in drawn.items()} == DRAWN
     lines = {line for own in drawn.values() for line in own}
     assert all(any(point.line == line for point in paper) for line in lines)
@@ -277,6 +298,15 @@ def test_runs_lie_over_the_paper_with_the_numbers_of_their_scores():
 
 
 @pytest.mark.slow
+def test_bars_end_where_the_interval_does():
+    with styled():
+        _, (axes,) = panels(1, 3, 2)
+        draw_curves(axes, [Curve("line", "run", "b", (8.0, 4.0), (50.0, 40.0), (45.0, 10.0), (70.0, 41.0))], {"run": 0})
+    (bars,) = [own.get_segments() for own in axes.collections]
+    assert [bar.tolist() for bar in bars] == [[[4, 10], [4, 41]], [[8, 45], [8, 70]]]
+
+
+@pytest.mark.slow
 def test_a_run_alone_has_no_number_of_the_paper():
     path = main(config("runs=[every]"))
     assert OF_RUNS_ALONE - {"figure_3", "accuracy_by_difficulty", "training_curves"} <= {
@@ -309,4 +339,4 @@ def test_the_command_needs_no_torch_and_writes_vector_figures(tmp_path):
     assert "| 1K-random | 36.7 [-26.7, -3.3] | 90.6 [-4.8, 0.0] | 52.0 [-12.6, 2.5] |" in table_2
     assert "59K-full,53.3 " in (folder / "tables/table_2.csv").read_text().replace('"', "")
     table_3 = (folder / "tables/table_3.md").read_text()
-    assert "| rejection sampling | 100 | -35 | 40.0 | -35.5 |" in table_3
+    assert "| rejection sampling | 100 | -35 | 40.0 | 5 | -35.5 |" in table_3

@@ -1,12 +1,15 @@
-"""The paper's Tables 2, 3, 11, 12 and 13, recomputed from their points (results/paper)."""
+"""The paper's Tables 2, 3, 11, 12 and 13, recomputed from their points (results/paper); tables as LaTeX."""
 
 import math
+import re
 from statistics import NormalDist
 
 import pytest
 
+from eval.material import Material
 from eval.metrics import control, paired_difference, performance, scaling
 from eval.paper import NUM_QUESTIONS, load_paper, select
+from eval.paper_tables import Table, tables_of
 
 PAPER = load_paper()
 TOKENS_A_STEP = 100  # what Control allows a step that was asked for
@@ -166,3 +169,22 @@ def test_table_2_intervals_of_gpqa_are_centred_one_question_too_high(data):
     right = round(accuracy * 1.98)
     wins, losses = nearest_wins_and_losses(198, right, 113, low, high)
     assert bootstrap_of(198, wins, losses)[1:] == pytest.approx([low, high], abs=0.06)
+
+
+def test_texts_cannot_break_a_table():
+    table = Table("t", "Title", ("", "a_b"), (("50% | {x} & more", "1,000"),))
+    assert table.latex().splitlines()[3:6] == [r" & a\_b \\", r"\midrule", r"50\% \textbar{} \{x\} \& more & 1,000 \\"]
+    assert table.markdown().splitlines()[-1] == r"| 50% \| {x} & more | 1,000 |"
+    assert table.csv() == ',a_b\n50% | {x} & more,"1,000"\n'
+
+
+def test_every_latex_table_is_one_that_compiles():
+    for table in tables_of(Material(paper=PAPER)):
+        comment, begin, *rows, end = table.latex().splitlines()
+        assert comment == f"% {table.title} (needs the package booktabs)"
+        assert begin == r"\begin{tabular}{l" + "r" * (len(table.columns) - 1) + "}" and end == r"\end{tabular}"
+        assert [row for row in rows if row.endswith("rule")] == [r"\toprule", r"\midrule", r"\bottomrule"]
+        for row in [row for row in rows if not row.endswith("rule")]:
+            assert row.endswith(r" \\") and row.isascii()
+            assert len(re.findall(r"(?<!\\)&", row)) == len(table.columns) - 1
+            assert not re.search(r"(?<!\\)[%_#$~^{}|<>]", re.sub(r"\\text[a-z]+\{\}", "", row))

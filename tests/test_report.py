@@ -293,7 +293,7 @@ REFUSALS = {
     "half a config": (lambda p: (p / "config.yaml").write_text("cells: [1"), "config.yaml is not YAML"),
     "part of the rows": (drop_half, "is not whole: samples.jsonl has"),
     "half a row": (lambda p: (p / "samples.jsonl").write_text('{"cell": "ma'), "samples.jsonl, line 1: not JSON"),
-    "regraded in part": (turn_one, "of its samples of sums max=64 are right, scores.json says"),
+    "regraded in part": (turn_one, "of sums max=64 is 25 by samples.jsonl, 16.6667 by scores.json"),
     "other rows": (lambda p: (p / "samples.jsonl").write_text('{"loss": 1}\n'), "of another make: a row lacks 'cell'"),
     "rows of lists": (lambda p: (p / "samples.jsonl").write_text("[1]\n"), "samples.jsonl is of another make"),
     "less in the rows": (drop_lengths, "its rows lack num_thinking_tokens"),
