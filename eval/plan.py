@@ -188,7 +188,8 @@ def cost_line(plan: Plan, config: EvalConfig) -> str:
         return f"GPU-hours: not known, as the sizes of {config.model} are not at hand; name a like model by sizes_of="
     whose = "" if plan.sizes == config.model else f", sizes of {plan.sizes}"
     parameters = ModelShape.of(plan.sizes).num_parameters / 1e9
+    hours = f"{plan.gpu_hours:,.1f}" if plan.gpu_hours >= 1 else f"{plan.gpu_hours:.1g}"
     return (
-        f"GPU-hours: {plan.gpu_hours:.1f} (estimate: {GPU} at {EFFICIENCY:.0%} of its memory's or arithmetic's speed, "
+        f"GPU-hours: {hours} (estimate: {GPU} at {EFFICIENCY:.0%} of its memory's or arithmetic's speed, "
         f"{parameters:.2f} billion parameters in {config.engine.dtype}{whose})"
     )
