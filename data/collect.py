@@ -26,11 +26,11 @@ from typing import Any
 from core.config import UserError, run_entry
 from core.log import Progress, say
 from core.runs import open_run, run_path
-from core.tables import Drop, local_table
+from core.tables import Drop
 from core.types import Question, question_id, write_jsonl
 from data.collect_config import CollectConfig, SourceRequest, requests_of
 from data.sources import SOURCES, Dataset, Source
-from data.upstream import LocalFiles, Opened, find_local_files, open_datasets
+from data.upstream import LocalFiles, Opened, find_local_files, open_datasets, place_of
 
 
 @dataclass
@@ -92,17 +92,14 @@ def plan(config: CollectConfig, requests: dict[str, SourceRequest], local: dict[
             total += request.size
             yield f"{key}: {request.size:,} questions, generated"
             continue
-        where = f"{source.hub_id} at {request.revision or source.revision or 'its newest revision'}"
-        if key in local:
-            root = Path(config.root)
-            where = f"{sum(local_table(root / name, root, '').num_rows for name in local[key].files):,} rows below {root}"
         expected = expected_of(source, request)
         if expected is None:
             unknown.append(key)
         total += expected or 0
         paper += source.published or 0
         number = "their number is not known before" if expected is None else f"{expected:,} questions expected"
-        yield f"{key}: {where}; {number}{f' (paper: {source.published:,})' if source.published else ''}"
+        number += f" (paper: {source.published:,})" if source.published else ""
+        yield f"{key}: {place_of(source, request, local.get(key), config)}; {number}"
     more = f" and those of {', '.join(unknown)}" if unknown else ""
     published = f" (paper: {paper:,})" if paper else ""
     yield (

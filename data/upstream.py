@@ -67,6 +67,15 @@ def find_local_files(config: CollectConfig, requests: dict[str, SourceRequest]) 
     return found
 
 
+def place_of(dataset: Dataset, request: SourceRequest, local: LocalFiles | None, config: CollectConfig) -> str:
+    """Where its rows are, in words."""
+    if local is None:
+        return f"{dataset.hub_id} at {request.revision or dataset.revision or 'its newest revision'}"
+    root = Path(config.root)
+    num_rows = sum(tables.local_table(root / file, root, subset).num_rows for file, subset in local.files.items())
+    return f"{num_rows:,} rows below {config.root}"
+
+
 def open_datasets(
     config: CollectConfig, requests: dict[str, SourceRequest], local: dict[str, LocalFiles], run: Run
 ) -> dict[str, Opened]:

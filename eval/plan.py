@@ -24,7 +24,8 @@ from eval.config import EXPECTED_THINKING, EvalConfig
 from eval.draw import load_questions
 from eval.rejection import RejectionConfig
 from eval.search import SearchConfig
-from eval.work import grid_of, repeats_of
+from eval.work import check_parts, grid_of, repeats_of
+from inference.checkpoint import local_folder
 
 GPU = "H100"
 BANDWIDTH = 3.35e12  # bytes a second of its memory
@@ -67,9 +68,13 @@ class Plan:
 
 
 def plan_of(config: EvalConfig) -> Plan:
-    """Raises UserError for what is wrong in the grid, or for questions that can neither be read nor are known."""
+    """Raises UserError for what is wrong in the grid, for questions that can neither be read nor are known, and for a
+    model's folder that is none."""
     cells, pools = grid_of(config)
     parts = list(_parts_of(config))
+    check_parts(config, [(benchmark, repeats) for benchmark, _, repeats in parts], cells)
+    if config.model is not None:
+        local_folder(config.model)
     planned: list[Planned] = []
     sampled = sequences = unforced = 0  # the last: thinking tokens of all sequences, nothing forced
     beside = max([1, *(pool.window if isinstance(pool, RejectionConfig) else pool.n for pool in pools.values())])
@@ -108,7 +113,8 @@ def _tokens(config: EvalConfig, cell: Cell, pools: dict[Cell, Pool], natural: in
     """(at most, expected) of one sample of the cell by itself."""
     budget, answer = cell.budget, min(ANSWER, cell.budget.max_answer_tokens)
     if budget.max_thinking_tokens is None and config.profile == "plain":  # the whole turn is the answer
-        return budget.max_answer_tokens, min(natural + ANSWER, budget.max_answer_tokens)
+        most = min(budget.max_answer_tokens, config.engine.max_model_len)
+        return most, min(natural + ANSWER, most)
     limit = _limit(config, cell)
     thinking = min(limit, round(max(natural, budget.min_thinking_tokens) * (1 + GROWTH * budget.num_ignore)))
     pool = pools.get(cell)
