@@ -84,5 +84,7 @@ def check(config: EvalConfig) -> None:
         ask.check(config.judge, with_key=False)
     if min(config.ks, default=1) < 1:
         raise UserError(f"ks={config.ks}: k counts samples, from 1")
+    if config.limit is not None and config.limit < 1:
+        raise UserError(f"limit={config.limit}: at least one question, or null for all")
     if config.repeats is not None and config.repeats < 1:
         raise UserError(f"repeats must be at least 1, not {config.repeats}; null takes each benchmark's own")

@@ -102,7 +102,7 @@ def _parts_of(config: EvalConfig) -> Iterator[tuple[str, int, int]]:
         yield "questions", len(load_questions(config.questions, config.limit)), config.repeats or 1
     for name in config.benchmarks:
         benchmark, _ = find_benchmark(name)
-        if config.root is None and benchmark.expected is not None:
+        if config.root is None and benchmark.hub_id and benchmark.expected is not None:
             number = min(benchmark.expected, config.limit or benchmark.expected)
         else:
             number = len(load_benchmark(name, config.root, config.limit, config.seed)[1])
