@@ -3,7 +3,6 @@ network or engine, and leaves nothing behind. The command of a file that is no c
 
 import gzip
 import importlib
-import importlib.util
 import json
 import os
 import re
@@ -89,8 +88,11 @@ def folder(tmp_path_factory) -> Path:
         "mmlu_pro_physics_chemistry_biology.jsonl.gz": {
             "question": "1 + 1?", "options": options, "answer": "B", "category": "physics",
         },
-        **{f"{name}.jsonl": {"problem": "1 + 1?", "answer": "2", "subject": "sums"} for name in ("math500", "aime24", "aime25")},
     }  # fmt: skip
+    rows |= {
+        f"{name}.jsonl": {"problem": "1 + 1?", "answer": "2", "subject": "sums"}
+        for name in ("math500", "aime24", "aime25")
+    }
     for name, row in rows.items():
         line = json.dumps(row).encode()
         (folder / "root" / name).write_bytes(gzip.compress(line) if name.endswith(".gz") else line)
