@@ -93,13 +93,14 @@ def plan(config: CollectConfig, requests: dict[str, SourceRequest], local: dict[
             yield f"{key}: {request.size:,} questions, generated"
             continue
         expected = expected_of(source, request)
-        if expected is None:
+        number = request.size if expected is None else expected
+        if number is None:
             unknown.append(key)
-        total += expected or 0
+        total += number or 0
         paper += source.published or 0
-        number = "their number is not known before" if expected is None else f"{expected:,} questions expected"
-        number += f" (paper: {source.published:,})" if source.published else ""
-        yield f"{key}: {place_of(source, request, local.get(key), config)}; {number}"
+        words = "their number is not known before" if number is None else f"{number:,} questions expected"
+        words += f" (paper: {source.published:,})" if source.published else ""
+        yield f"{key}: {place_of(source, request, local.get(key), config)}; {words}"
     more = f" and those of {', '.join(unknown)}" if unknown else ""
     published = f" (paper: {paper:,})" if paper else ""
     yield (

@@ -8,9 +8,11 @@ Tokens at most are bounds. Tokens expected, and what follows from them, are esti
 - Cells that ask alike share a trajectory (inference/continuations.py); another ignore text is a branch of its own.
 - Rejection sampling takes `expected_tries`; else one try for a limit that the model keeps by itself, and all of them
   for a lower one. Its limits share their tries.
+- Thinking that is ended where nothing is left of the steps asked for takes at most 100 tokens a step.
 - A GPU is an H100 (data sheet, SXM) and reaches half of what its memory or its arithmetic, whichever is slower, allows
-  while all sequences are decoded together. Reading prompts, loading and what a scorer reads are not counted.
-  Shards are counted together.
+  while all sequences are decoded together; one that does not hold the model shares it with others, at no loss. Reading
+  prompts, loading, the end, when few sequences are left, and what a scorer reads are not counted. Shards are counted
+  together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -91,7 +93,7 @@ def plan_of(config: EvalConfig) -> Plan:
     sizes, hours = next((name for name in (config.model, config.sizes_of) if _shape(name)), None), None
     if sizes:
         parallel = min(config.engine.max_num_seqs, sequences * beside)
-        context = unforced / sequences / 2
+        context = (unforced / sequences + ANSWER) / 2
         hours = sampled * gpu_seconds(_shape(sizes), config.engine.dtype, parallel, context) / 3600
     return Plan(planned, sampled, sizes, hours)
 
@@ -116,7 +118,8 @@ def _tokens(config: EvalConfig, cell: Cell, pools: dict[Cell, Pool], natural: in
         most = min(budget.max_answer_tokens, config.engine.max_model_len)
         return most, min(natural + ANSWER, most)
     limit = _limit(config, cell)
-    thinking = min(limit, round(max(natural, budget.min_thinking_tokens) * (1 + GROWTH * budget.num_ignore)))
+    kept = min(limit, cell.limit) if cell.forced else limit
+    thinking = min(kept, round(max(natural, budget.min_thinking_tokens) * (1 + GROWTH * budget.num_ignore)))
     pool = pools.get(cell)
     if isinstance(pool, RejectionConfig):
         known = dict(zip(pool.limits, pool.expected_tries, strict=False))
