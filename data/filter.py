@@ -176,7 +176,8 @@ def plan(config: FilterConfig, given: FilterConfig) -> Iterator[str]:
     if given.contamination:
         here = [path for path in given.against if not path.startswith(earlier.HUB)]
         questions, unreachable = earlier.evaluation_sets(replace(given, against=here))
-        yield f"against: {len(questions):,} questions of {len(here) - len(unreachable)} evaluation sets here"
+        if here:
+            yield f"against: {len(questions):,} questions, evaluation sets here: {len(here) - len(unreachable)}"
         yield from (f"against: {path}, not looked for" for path in given.against if path not in here)
     steps = [(step.name, step.settings) for step in STEPS if step.is_on(given)]
     if given.selection != "all":

@@ -73,7 +73,7 @@ def test_filter_counts_its_inputs_and_names_its_steps(capsys):
         "pool: 7 rows of q.jsonl",
         "traces: 7 rows of traces.jsonl",
         "attempts: 3 rows of grades.jsonl",
-        "against: 7 questions of 1 evaluation sets here",
+        "against: 7 questions, evaluation sets here: 1",
         "against: hf://datasets/a/b/test.jsonl, not looked for",
     ]
     steps = [line.split(":")[0].removeprefix("step ") for line in lines[5:-1]]
