@@ -137,9 +137,7 @@ def test_a_config_passes_its_dry_run(file, folder, monkeypatch, capsys):
     before = sorted(folder.rglob("*"))
     entry = importlib.import_module(module)
     schema = re.search(r"run_entry\(main, (\w+)", Path(entry.__file__).read_text(encoding="utf-8"))[1]
-    dry_run = [] if module == "train.plan" else ["dry_run=true"]  # a plan is one
-    run_entry(entry.main, getattr(entry, schema), entry.__doc__, [*args, *dry_run])
+    run_entry(entry.main, getattr(entry, schema), entry.__doc__, [*args, "dry_run=true"])
     out, said = capsys.readouterr()
-    if dry_run:
-        assert said.rstrip().endswith("(dry_run)") or said.startswith("dry run: ")
-        assert out == "" and sorted(folder.rglob("*")) == before
+    assert said.rstrip().endswith("(dry_run)") or said.startswith("dry run: ")
+    assert out == "" and sorted(folder.rglob("*")) == before
