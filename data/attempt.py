@@ -1,6 +1,7 @@
 """Lets a model attempt every question once; what it solves is too easy to keep (s1's difficulty criterion).
 
     python -m data.attempt configs/demo/attempt.yaml questions=outputs/data/demo-pool-1234abcd model=<folder or hub id>
+    python -m data.attempt configs/data/attempt-qwen2.5-7b.yaml questions=outputs/data/<run> dry_run=true
     python -m data.attempt configs/data/attempt-qwen2.5-7b.yaml questions=outputs/data/<run> num_shards=8 shard=3
     python -m data.attempt configs/data/attempt-qwen2.5-7b.yaml questions=outputs/data/<run> num_shards=8 merge=true
 
@@ -22,10 +23,12 @@ from core.runs import Run, open_run
 from core.shards import check_shards, in_shard, merge
 from core.types import Question, write_jsonl
 from eval import judge
-from eval.cells import Cell
+from eval.cells import Cell, Cells
+from eval.config import EvalConfig
 from eval.draw import Task, draw, load_questions
 from eval.grading import GRADER
 from eval.judge import JudgeConfig
+from eval.plan import lines_of, plan_of
 from eval.samples import graded_row
 from inference.budget import Budget, derived_seed
 from inference.engine import Driver, EngineConfig, Sampling, open_driver
@@ -49,11 +52,22 @@ class AttemptConfig:
     shard: int = option(0, help="attempt only the questions of this shard")
     num_shards: int = option(1, help="how many there are")
     merge: bool = option(False, help="join the finished shards into one run")
+    dry_run: bool = option(
+        False, help="say attempts, tokens and GPU-hours (estimates), and load and attempt nothing", affects_result=False
+    )
+    sizes_of: str | None = option(
+        None, help="dry_run: a model of the same sizes, for a hub id whose own are not known", affects_result=False
+    )
     engine: EngineConfig = option(EngineConfig, help="how to load the model")
 
 
-def main(config: AttemptConfig) -> Path:
+def main(config: AttemptConfig) -> Path | None:
     check(config)
+    if config.dry_run:
+        evaluation = as_evaluation(config)
+        for line in lines_of(plan_of(evaluation), evaluation):
+            say(line)
+        return None
     questions = drawn(load_questions(config.questions), config.num_questions, config.seed)
     inputs = {"model": config.model, "questions": config.questions}
     if config.merge:
@@ -81,7 +95,17 @@ def check(config: AttemptConfig) -> None:
     if config.num_questions is not None and config.num_questions < 1:
         raise UserError(f"num_questions must be at least 1, not {config.num_questions}; null attempts all")
     if config.judge is not None and not config.merge:
-        ask.check(config.judge)
+        ask.check(config.judge, with_key=not config.dry_run)
+
+
+def as_evaluation(config: AttemptConfig) -> EvalConfig:
+    """What it is, for the estimate. Without a thinking phase an attempt is as long as an answer."""
+    return EvalConfig(
+        config.name, config.model, questions=config.questions, limit=config.num_questions, profile=config.profile,
+        cells=[Cells([None])], max_answer_tokens=config.max_answer_tokens, sampling=config.sampling,
+        engine=config.engine, sizes_of=config.sizes_of,
+        expected_thinking_tokens={"questions": 0} if config.profile == "plain" else {},
+    )  # fmt: skip
 
 
 def drawn(questions: Sequence[Question], num_questions: int | None, seed: int) -> list[Question]:

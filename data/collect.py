@@ -2,6 +2,7 @@
 
     python -m data.collect configs/demo/pool.yaml
     python -m data.collect configs/data/collect-s1-59k.yaml                  # the sixteen datasets of s1, from the hub
+    python -m data.collect configs/data/collect-s1-59k.yaml dry_run=true     # where they are and how many; reads none
     python -m data.collect configs/data/collect-s1-59k.yaml 'skip=[GPQA]'
     python -m data.collect configs/data/collect-offline.yaml root=<folder>   # local files, no network
 
@@ -22,36 +23,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core import tables
-from core.config import UserError, option, run_entry
+from core.config import UserError, run_entry
 from core.log import Progress, say
-from core.runs import Run, open_run
-from core.tables import Drop, Table
-from core.types import Question, question_id, read_jsonl, write_jsonl
+from core.runs import open_run, run_path
+from core.tables import Drop
+from core.types import Question, question_id, write_jsonl
+from data.collect_config import CollectConfig, SourceRequest, requests_of
 from data.sources import SOURCES, Dataset, Source
-
-
-@dataclass
-class SourceRequest:
-    """What to take from one source."""
-
-    size: int | None = option(None, help="questions to draw; null takes all, or the dataset's usual sample")
-    params: dict[str, Any] = field(default_factory=dict)
-    revision: str | None = option(None, help="commit on the hub; null keeps the one in data/sources.py")
-    paths: list[str] = option([], help="files or folders below root, instead of the folder of its name")
-    expected: int | None = option(None, help="questions to expect; null keeps the number in data/sources.py")
-
-
-@dataclass
-class CollectConfig:
-    name: str = option(help="run name; the folder is outputs/data/<name>-<digest>")
-    seed: int = option(help="of generated questions, samples and the order of choices; evaluation takes another one")
-    sources: dict[str, SourceRequest] = option(
-        help="source: {size, params, revision, paths, expected}, in order of precedence (data/sources.py lists them)"
-    )
-    root: str | None = option(None, help="folder of local files; null reads datasets from the hub")
-    skip: list[str] = option([], help="sources to go on without")
-    allow_count_mismatch: bool = option(False, help="go on where a dataset gives another number than expected")
+from data.upstream import LocalFiles, Opened, find_local_files, open_datasets, place_of
 
 
 @dataclass
@@ -73,9 +52,13 @@ class Item:
     number: int | None
 
 
-def main(config: CollectConfig) -> Path:
+def main(config: CollectConfig) -> Path | None:
     requests = requests_of(config)
     local = find_local_files(config, requests)
+    if config.dry_run:
+        for line in plan(config, requests, local):
+            say(line)
+        return None
     inputs = {name: Path(config.root) / name for found in local.values() for name in found.files}
     inputs |= {f"keep {path}": path for r in requests.values() if (path := r.params.get("keep"))}
     with open_run("data", config, inputs) as run:
@@ -99,150 +82,31 @@ def main(config: CollectConfig) -> Path:
     return run.path
 
 
-def requests_of(config: CollectConfig) -> dict[str, SourceRequest]:
-    """What is left after `skip`. Raises UserError for an unknown source, option or combination."""
-    unknown = sorted({*config.sources, *config.skip} - set(SOURCES))
-    if unknown:
-        raise UserError(f"sources: {unknown[0]!r} is unknown; known: {', '.join(SOURCES)}")
-    requests = {key: request for key, request in config.sources.items() if key not in config.skip}
+def plan(config: CollectConfig, requests: dict[str, SourceRequest], local: dict[str, LocalFiles]) -> Iterator[str]:
+    """A line a source, then the sum. Raises UserError for parameters that a family does not take."""
+    total, paper, unknown = 0, 0, []
     for key, request in requests.items():
-        if isinstance(SOURCES[key], Source):
-            if request.size is None:
-                raise UserError(f"sources.{key}: its questions are generated, so it needs size=<how many>")
+        source = SOURCES[key]
+        if isinstance(source, Source):
+            next(source.questions(config.seed, 1, request.params), None)
+            total += request.size
+            yield f"{key}: {request.size:,} questions, generated"
             continue
-        wrong = sorted(set(request.params) - set(SOURCES[key].params))
-        if wrong:
-            raise UserError(f"{key}: no parameter {wrong[0]!r}; known: {', '.join(SOURCES[key].params) or 'none'}")
-        for name, value in request.params.items():
-            kind = type(SOURCES[key].params[name] or "")  # null stands for a path
-            if value is not None and type(value) is not kind:
-                raise UserError(f"{key}: params.{name} is {value!r}, not of type {kind.__name__}")
-        if request.paths and config.root is None:
-            raise UserError(f"{key}: paths are below root; set root=<folder>")
-    if not requests:
-        raise UserError("sources: nothing is left to collect")
-    return requests
-
-
-# --- where the rows are
-
-
-@dataclass
-class LocalFiles:
-    """Of one dataset, relative to root: files to read, by name, with their subset; what leads out of root; files of
-    other splits."""
-
-    files: dict[str, str] = field(default_factory=dict)
-    refused: list[str] = field(default_factory=list)
-    other_splits: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A dataset ready to be read. left_out: what lies beside its tables and is not read, by place."""
-
-    tables: list[Table]
-    params: dict[str, Any]
-    left_out: dict[str, Drop]
-
-
-def find_local_files(config: CollectConfig, requests: dict[str, SourceRequest]) -> dict[str, LocalFiles]:
-    """The files of every dataset below root. Raises UserError naming all datasets that have none."""
-    if config.root is None:
-        return {}
-    root = Path(config.root)
-    if not root.is_dir():
-        raise UserError(f"root {config.root} is not a folder")
-    found, missing = {}, {}
-    for key, request in requests.items():
-        dataset = SOURCES[key]
-        if isinstance(dataset, Source):
-            continue
-        try:
-            files, refused = tables.local_files(root, request.paths or [key])
-        except FileNotFoundError as error:
-            missing[key] = f"no {error}"
-            continue
-        local = found[key] = LocalFiles(refused=[str(path.relative_to(root)) for path in refused])
-        for name in (path.relative_to(root) for path in files):
-            if request.paths or dataset.reads(name):
-                local.files[str(name)] = dataset.subset_of(name)
-            else:
-                local.other_splits.append(str(name))
-        if not local.files and not local.refused:
-            missing[key] = f"no {', '.join(tables.READABLE)} file of its splits"
-        elif dataset.excluded and dataset.excluded not in local.files.values():
-            missing[key] = f"no {dataset.excluded} beside it, whose questions are left out for evaluation"
-    if missing:
-        what = "; ".join(f"{key} ({why})" for key, why in missing.items())
-        raise UserError(f"not found below root {config.root}: {what}; put them there, or skip=[{', '.join(missing)}]")
-    return found
-
-
-def open_datasets(
-    config: CollectConfig, requests: dict[str, SourceRequest], local: dict[str, LocalFiles], run: Run
-) -> dict[str, Opened]:
-    """All datasets asked for. Raises UserError, after all were tried, naming those that cannot be reached."""
-    opened, unreachable = {}, []
-    for key, request in requests.items():
-        dataset = SOURCES[key]
-        if isinstance(dataset, Source):
-            continue
-        if key in local:
-            opened[key] = open_local(dataset, request, local[key], config)
-            run.record.setdefault("sources", {})[key] = {"root": config.root, "files": list(local[key].files)}
-            continue
-        if dataset.hub_id is None:
-            raise UserError(f"{key} is on no hub: {dataset.access}")
-        revision = request.revision or dataset.revision
-        commit = revision if dataset.addresses else tables.hub_revision(dataset.hub_id, revision)
-        try:
-            opened[key] = open_on_hub(dataset, request, commit, config.seed)
-        except UserError:
-            raise
-        except Exception as error:  # noqa: BLE001 gated, offline, moved: the libraries raise a dozen types
-            unreachable.append(key)
-            why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            say(f"{key} ({dataset.hub_id}) cannot be reached: {why}. To get it: {dataset.access}")
-            continue
-        pinned = revision is not None
-        note = {"hub_id": dataset.hub_id, "revision": commit, "pinned": pinned}
-        run.record.setdefault("sources", {})[key] = note
-        if not pinned:
-            say(f"{key}: no revision is set, so the newest is read: {commit or 'its commit is not known'}")
-    if unreachable:
-        keys = ", ".join(unreachable)
-        raise UserError(f"cannot be reached: {keys}; get access as said above, or go on without: skip=[{keys}]")
-    run.save()
-    return opened
-
-
-def open_local(dataset: Dataset, request: SourceRequest, local: LocalFiles, config: CollectConfig) -> Opened:
-    root = Path(config.root)
-    found = [tables.local_table(root / file, root, subset) for file, subset in local.files.items()]
-    excluded = [table for table in found if table.subset == dataset.excluded]
-    left_out = {place: Drop("outside_root", "leads out of root, or nowhere; not read") for place in local.refused}
-    left_out |= {place: Drop("other_split") for place in local.other_splits}
-    return Opened(found, params_of(dataset, request, excluded, config.seed), left_out)
-
-
-def open_on_hub(dataset: Dataset, request: SourceRequest, commit: str | None, seed: int) -> Opened:
-    found = list(dataset.hub_tables(commit))
-    excluded = list(dataset.hub_tables(commit, dataset.excluded)) if dataset.excluded else []
-    return Opened(found, params_of(dataset, request, excluded, seed), {})
-
-
-def params_of(dataset: Dataset, request: SourceRequest, excluded: list[Table], seed: int) -> dict[str, Any]:
-    """Options of the adapter, with the questions that it keeps and leaves out."""
-    params = {**dataset.params, **request.params, "seed": seed}
-    if "keep" in params:
-        params["keep"] = _texts(read_jsonl(params["keep"]), "problem") if params["keep"] else set()
-    params["excluded"] = _texts((row for table in excluded for row in table.rows()), "Question")
-    return params
-
-
-def _texts(rows: Iterable[Any], column: str) -> set[str]:
-    return {row[column] for row in rows if isinstance(row, dict) and isinstance(row.get(column), str)}
+        expected = expected_of(source, request)
+        number = request.size if expected is None else expected
+        if number is None:
+            unknown.append(key)
+        total += number or 0
+        paper += source.published or 0
+        words = "their number is not known before" if number is None else f"{number:,} questions expected"
+        words += f" (paper: {source.published:,})" if source.published else ""
+        yield f"{key}: {place_of(source, request, local.get(key), config)}; {words}"
+    more = f" and those of {', '.join(unknown)}" if unknown else ""
+    published = f" (paper: {paper:,})" if paper else ""
+    yield (
+        f"{len(requests)} sources, seed {config.seed}: {total:,} questions expected{more}{published} -> "
+        f"{run_path('data', config)}; nothing was collected (dry_run)"
+    )
 
 
 # --- rows into questions
@@ -389,12 +253,16 @@ def counts_of(requests: dict[str, SourceRequest], pool: Pool) -> list[dict[str, 
         entry = {"source": key, "rows": tally.num_rows, "dropped": dict(tally.dropped.most_common())}
         entry["questions"] = tally.num_questions
         if isinstance(source, Dataset):
-            known = source.expected if request.size is None else None
             entry["got"] = tally.num_questions + (tally.dropped["duplicate"] if source.count_duplicates else 0)
-            entry["expected"] = known if request.expected is None else request.expected
+            entry["expected"] = expected_of(source, request)
             entry |= {"paper": source.published, "note": source.note, "licence": source.licence}
         counts.append(entry)
     return counts
+
+
+def expected_of(source: Dataset, request: SourceRequest) -> int | None:
+    known = source.expected if request.size is None else None
+    return known if request.expected is None else request.expected
 
 
 def _say_table(counts: list[dict[str, Any]]) -> None:

@@ -42,7 +42,7 @@ from inference import checkpoint
 TEACHERS = ("solver", "source", "engine", "openai")
 # What another request may change
 RETRIED = ("api_error", "max_cost", "malformed", "truncated", "refusal", "empty_thinking", "empty_answer")
-# s1's traces averaged 3.6K tokens of thinking (PAPER 1.2); the rest is the answer
+# s1's traces averaged 3.6K tokens of thinking (the table of sources); the rest is the answer
 EXPECTED_OUTPUT_TOKENS = 4000
 
 
@@ -244,6 +244,9 @@ def reopen_run(config: DistillConfig, inputs: Mapping[str, str]) -> None:
 def estimate(config: DistillConfig, writer: str) -> None:
     """Says what a run would ask and cost. Sends nothing and writes nothing."""
     questions, _ = own_questions(config)
+    if config.teacher == "engine":
+        say(f"dry run: {len(questions):,} questions to {config.local.model}, on this machine")
+        return
     if config.teacher != "openai":
         say(f"dry run: {len(questions):,} questions for teacher={config.teacher}, which asks nobody and costs nothing")
         return

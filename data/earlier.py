@@ -10,6 +10,7 @@ from typing import Any
 
 from core.config import UserError, build
 from core.log import say
+from core.runs import run_path
 from core.types import Question
 from data.decontaminate import read_evaluation_set
 from data.rows import BadRow, Ledger, domain_of, drop_of, file_of, grade_of, question_of, trace_of
@@ -22,7 +23,7 @@ ENTRIES = {
     "attempt": ("data.attempt", "AttemptConfig"),
     "classify": ("data.classify", "ClassifyConfig"),
 }
-LATER = "(the step before)"  # stands for a path that no run has made yet, while configs are checked
+LATER = "(the step before)"  # stands for a path that no run has made yet
 
 
 class OnlyEstimated(Exception):
@@ -34,7 +35,8 @@ def run(config: Any, dry: bool = False) -> Any:
 
     Each step that has keys and whose result is not given runs through its own entry, into its own run folder, so what
     is finished is not made again. Its keys may begin with a file, config=<its own YAML>; name and inputs are known.
-    dry: only builds their configs. Raises UserError for a key a step does not have, OnlyEstimated after an estimate.
+    dry: only builds their configs. Under config.dry_run the steps say what they would do. Raises UserError for a key a
+    step does not have, OnlyEstimated after an estimate.
     """
 
     def step(key: str, keys: Mapping[str, Any], name: str, **known: Any) -> str:
@@ -45,6 +47,12 @@ def run(config: Any, dry: bool = False) -> Any:
         own = {k: value for k, value in keys.items() if k != "config"}
         step_config = build(getattr(entry, schema), [known, *files, own], where=name)
         if dry:
+            return LATER
+        if config.dry_run:
+            if not any(LATER in str(value) for value in known.values()):
+                return _planned(name, module, step_config)
+            told = " ".join([*files, *(f"{key}={value}" for key, value in own.items())])
+            say(f"{name}: {module} {told}, which says more once the step before is done")
             return LATER
         path = entry.main(step_config)
         if path is None:
@@ -66,6 +74,17 @@ def run(config: Any, dry: bool = False) -> Any:
     return dataclasses.replace(config, pool=pool, traces=traces, attempts=attempts, domains=domains)
 
 
+def _planned(name: str, module: str, config: Any) -> str:
+    """The step's run, if it is finished; else it says what it would do."""
+    path = run_path(module.split(".")[0], config)
+    if (path / "DONE").exists():
+        say(f"{name}: done, {path}")
+        return str(path)
+    say(f"{name}: {module}")
+    importlib.import_module(module).main(dataclasses.replace(config, dry_run=True))
+    return LATER
+
+
 class Known:
     """What the runs before know about the questions.
 
@@ -80,7 +99,7 @@ class Known:
         self.config = config
         pool = _pool(config, ledger)
         domains = _domains(config, ledger)
-        self.against, self.unreachable_sets = _evaluation_sets(config)
+        self.against, self.unreachable_sets = evaluation_sets(config)
         traces_file = file_of(config.traces, "traces.jsonl")
         traces = list(ledger.read(traces_file, _in_pool(trace_of, pool, lambda t: t.question.id), _id_of_trace))
         if not traces:
@@ -98,7 +117,8 @@ class Known:
             self.second_traces = {t.question.id: t for t in second}
 
 
-def _evaluation_sets(config: Any) -> tuple[list[Question], list[str]]:
+def evaluation_sets(config: Any) -> tuple[list[Question], list[str]]:
+    """(their questions, the sets that cannot be read, under missing_sets=skip)."""
     questions, unreachable = [], []
     for path in config.against if config.contamination else ():
         try:
@@ -111,9 +131,12 @@ def _evaluation_sets(config: Any) -> tuple[list[Question], list[str]]:
     return questions, unreachable
 
 
+HUB = "hf://datasets/"
+
+
 def downloaded(path: str) -> str:
     """The local copy of hf://datasets/<owner>/<name>[@<revision>]/<file>; another path is returned as it is."""
-    match = re.fullmatch(r"hf://datasets/([^/]+/[^/@]+)(?:@([^/]+))?/(.+)", path)
+    match = re.fullmatch(HUB + r"([^/]+/[^/@]+)(?:@([^/]+))?/(.+)", path)
     if match is None:
         return path
     from huggingface_hub import hf_hub_download

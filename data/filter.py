@@ -9,35 +9,40 @@ s1k.jsonl (the same in the published schema; s1k-1.1.* with second_traces), funn
 reason and per domain), dropped/<step>.jsonl, datacard.md, funnel.png and domains.png (and .pdf).
 
 The earlier steps run first, each in a run folder of its own, where their results are not given and their keys are
-(`collect:`, `distill:`, `attempt:`, `classify:`), as in the second command. distill.dry_run=true says what the traces
-would cost and ends there.
+(`collect:`, `distill:`, `attempt:`, `classify:`), as in the second command. dry_run=true says what each would take, as
+far as its input is there; distill.dry_run=true collects, says what the traces would cost and ends there.
 
 Attempts are what costs, so the two cheap steps may run first, on their own: `difficulty=false selection=all`. That
 run is then the `questions` of data.attempt and the `traces` of a second call with `contamination=false quality=false`,
 whose funnel goes on where the first one ended.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from core import log
 from core.config import UserError, option, run_entry
-from core.runs import Run, open_run
-from core.types import Question, Trace, write_jsonl
+from core.runs import Run, open_run, run_path
+from core.types import Question, Trace, numbered_lines, write_jsonl
 from data import datacard, earlier, figures
 from data.decontaminate import RULES, find_contaminated, near_duplicates_within
 from data.earlier import Known
 from data.export import publish, write_tables
 from data.funnel import Drops, Funnel, drops_of, steps_before
 from data.quality import quality_reason, s1_quality_reason, trace_reason
-from data.rows import Ledger
+from data.rows import Ledger, file_of
 from data.select import METHODS, is_aime, is_gpqa, is_math, longest_first, random_traces, select
 from eval.grading import grade
 
-SELECTIONS = ("diversity", "random", "longest", "all")
-TRUSTED_MATH_TOKENS = 5600  # a MATH question is trusted if its thinking is longer (PAPER 1.9)
+SETTINGS_OF_SELECTION = {
+    "diversity": ("num_selected", "seed", "diversity_method", "prefer_long", "trusted"),
+    "random": ("num_selected", "seed"),
+    "longest": ("num_selected",),
+    "all": (),
+}
+TRUSTED_MATH_TOKENS = 5600  # a MATH question is trusted if its thinking is longer (released data/filter.ipynb)
 
 
 @dataclass
@@ -77,6 +82,9 @@ class FilterConfig:
     trusted: bool = option(False, help="begin with trusted questions (s1's code: 393; paper: 384)")
 
     pictures: bool = option(True, help="draw funnel.png and domains.png")
+    dry_run: bool = option(
+        False, help="say what would be read and dropped by which rules, and run no step", affects_result=False
+    )
     push: str | None = option(None, help="hub dataset to publish to, with the data card", affects_result=False)
 
     root: str | None = option(None, help="folder of upstream rows, for data.collect")
@@ -91,11 +99,13 @@ class FilterConfig:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the funnel; paper and notebook: the questions s1 had left after it, in its text and in its code."""
+    """One step of the funnel. settings: the keys that decide what it drops. paper, notebook: the questions s1 had left
+    after it, in its text and in its code."""
 
     name: str
     is_on: Callable[[FilterConfig], bool]
     find_drops: Callable[[Sequence[Question], Known], Drops]
+    settings: tuple[str, ...] = ()
     paper: int | None = None
     notebook: int | None = None
 
@@ -106,6 +116,10 @@ def main(config: FilterConfig) -> Path | None:
         given = earlier.run(config)
     except earlier.OnlyEstimated as step:
         log.say(f"{step} was only estimated (dry_run=true), so nothing is filtered")
+        return None
+    if config.dry_run:
+        for line in plan(config, given):
+            log.say(line)
         return None
     inputs = {"traces": given.traces, "pool": given.pool, "second traces": given.second_traces}
     inputs |= {"domains": given.domains}
@@ -128,7 +142,7 @@ def check(config: FilterConfig) -> None:
         "quality_rules": ("meant", "s1"),
         "unattempted": ("error", "drop"),
         "ungraded": ("drop", "keep"),
-        "selection": SELECTIONS,
+        "selection": SETTINGS_OF_SELECTION,
         "diversity_method": METHODS,
     }
     for key, known in choices.items():
@@ -149,6 +163,28 @@ def check(config: FilterConfig) -> None:
     if config.num_selected < 1:
         raise UserError(f"num_selected must be at least 1, not {config.num_selected}")
     earlier.run(config, dry=True)
+
+
+def plan(config: FilterConfig, given: FilterConfig) -> Iterator[str]:
+    """What is read, then the steps. config, given: as of run_filter. Raises UserError for an input that cannot be."""
+    inputs = [("pool", given.pool, "questions.jsonl"), ("traces", given.traces, "traces.jsonl")]
+    inputs += [("second_traces", given.second_traces, "traces.jsonl"), ("domains", given.domains, "domains.jsonl")]
+    inputs += [("attempts", path, "grades.jsonl") for path in given.attempts if given.difficulty]
+    for key, path, name in inputs:
+        if path and path != earlier.LATER:
+            yield f"{key}: {sum(1 for _ in numbered_lines(file_of(path, name))):,} rows of {path}"
+    if given.contamination:
+        here = [path for path in given.against if not path.startswith(earlier.HUB)]
+        questions, unreachable = earlier.evaluation_sets(replace(given, against=here))
+        if here:
+            yield f"against: {len(questions):,} questions, evaluation sets here: {len(here) - len(unreachable)}"
+        yield from (f"against: {path}, not looked for" for path in given.against if path not in here)
+    steps = [(step.name, step.settings) for step in STEPS if step.is_on(given)]
+    if given.selection != "all":
+        steps.append((given.selection, SETTINGS_OF_SELECTION[given.selection]))
+    for name, settings in steps:
+        yield f"step {name}: {', '.join(f'{key}={getattr(given, key)}' for key in settings) or 'no settings'}"
+    yield f"{len(steps)} steps -> {run_path('data', config)}; nothing was filtered (dry_run)"
 
 
 def run_filter(run: Run, config: FilterConfig, given: FilterConfig) -> None:
@@ -200,7 +236,7 @@ def contaminated(questions: Sequence[Question], known: Known) -> Drops:
 
 def incomplete(questions: Sequence[Question], known: Known) -> Drops:
     """What the paper calls API errors. s1 dropped what lacked anything: coding questions, which had no reference
-    solution to grade against, went here without a word (PAPER 1.9, 7 no. 10); that is missing=any."""
+    solution to grade against, went here without a word (released data/filter.ipynb); that is missing=any."""
     config = known.config
 
     def reason(question: Question) -> str | None:
@@ -249,7 +285,7 @@ def grades_of(question: Question, known: Known) -> Grades:
 
 def difficulty_reason(grades: Grades, ungraded: str = "drop") -> str | None:
     """Too easy is what any model solved once. Where a model did not try, or none of its attempts can be graded, the
-    difficulty is unknown: such questions go as well, in s1 without a word (PAPER 7 no. 10).
+    difficulty is unknown: such questions go as well, in s1 without a word (released data/filter.ipynb).
 
     ungraded: keep takes what cannot be graded for hard.
     """
@@ -283,15 +319,23 @@ def not_classified(question: Question, known: Known) -> str | None:
 
 
 # In the paper's order. Text and notebook count 59,029 questions before the first step and 1,000 after the last one, the
-# selection; 384 of these (notebook: 393) are trusted (PAPER 1.9).
+# selection; 384 of these (notebook: 393) are trusted.
 STEPS = (
-    Step("contamination", lambda c: c.contamination, contaminated),  # not run for the published sets (PAPER 1.5)
-    Step("traces", lambda c: c.pool is not None, incomplete, paper=54_116, notebook=54_116),
-    Step("quality", lambda c: c.quality, low_quality, paper=51_581, notebook=51_607),
-    Step("difficulty", lambda c: c.difficulty, too_easy, paper=24_496, notebook=24_517),
+    Step(  # not run for the published sets, although the paper says so (released code, commit e6c18d8)
+        "contamination", lambda c: c.contamination, contaminated,
+        ("contamination_rule", "near_duplicates", "missing_sets"),
+    ),
+    Step("traces", lambda c: c.pool is not None, incomplete, ("missing",), paper=54_116, notebook=54_116),
+    Step(
+        "quality", lambda c: c.quality, low_quality, ("quality_rules", "max_thinking_tokens"),
+        paper=51_581, notebook=51_607,
+    ),
+    Step(
+        "difficulty", lambda c: c.difficulty, too_easy, ("unattempted", "ungraded"), paper=24_496, notebook=24_517,
+    ),
     Step("correctness", lambda c: c.correct_only, wrong),  # no step of s1: 46% of its traces are graded wrong
     Step("domains", lambda c: c.domains is not None, unclassified),
-)
+)  # fmt: skip
 
 
 # The selection
@@ -321,7 +365,7 @@ def selected(questions: Sequence[Question], known: Known) -> list[Question]:
 
 
 def is_trusted(trace: Trace) -> bool:
-    """The notebook's preselection (PAPER 1.9): right, and from GPQA or AIME, or from MATH with long thinking."""
+    """The notebook's preselection: right, and from GPQA or AIME, or from MATH with long thinking."""
     source = trace.question.source
     chosen = is_gpqa(source) or is_aime(source) or (is_math(source) and trace.num_thinking_tokens > TRUSTED_MATH_TOKENS)
     return chosen and bool(grade(trace.attempt, trace.question).correct)

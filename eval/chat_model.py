@@ -51,10 +51,11 @@ class Said:
     answer: str | None
 
 
-def check(config: ChatModelConfig, repeats: int, cells: Sequence[Cell]) -> None:
+def check(config: ChatModelConfig, repeats: int, cells: Sequence[Cell], with_key: bool = True) -> None:
     """Raises UserError for what could only fail later, or would be paid for in vain."""
     endpoint.check(config)
-    endpoint.read_api_key(config.requests)
+    if with_key:
+        endpoint.read_api_key(config.requests)
     if repeats > 1 and not varies(config):
         raise UserError(f"repeats={repeats}: with a seed, or temperature 0, in chat_model.api.options all are the same")
     for cell in cells:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 
+from core import ask
 from core.config import UserError, option
 from core.shards import check_shards
 from eval.cells import Cells
@@ -79,7 +80,11 @@ def check(config: EvalConfig) -> None:
         raise UserError("name what to evaluate on: benchmarks=[...], or questions=... (one of the two)")
     if config.scorer is not None:
         check_scorer(config.scorer)
+    if config.judge is not None:
+        ask.check(config.judge, with_key=False)
     if min(config.ks, default=1) < 1:
         raise UserError(f"ks={config.ks}: k counts samples, from 1")
+    if config.limit is not None and config.limit < 1:
+        raise UserError(f"limit={config.limit}: at least one question, or null for all")
     if config.repeats is not None and config.repeats < 1:
         raise UserError(f"repeats must be at least 1, not {config.repeats}; null takes each benchmark's own")

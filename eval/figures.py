@@ -2,6 +2,7 @@
 
     python -m eval.figures configs/figures/paper.yaml                     # everything the paper's numbers give
     python -m eval.figures configs/figures/paper.yaml check=true          # and checks what is drawn
+    python -m eval.figures configs/figures/paper.yaml dry_run=true        # reads the numbers, draws nothing
     python -m eval.figures configs/figures/paper.yaml "runs=[outputs/eval/s1-32b-1234abcd]"   # a run laid over it
     python -m eval.figures name=own "runs=[outputs/eval/a-1234abcd,outputs/train/b-5678abcd]" # runs alone
     python -m eval.figures configs/demo/figures.yaml tuned=outputs/eval/... "baselines=[outputs/eval/...]"
@@ -20,7 +21,7 @@ from typing import Any
 
 from core.config import UserError, option, run_entry
 from core.log import say
-from core.runs import Run, open_run
+from core.runs import Run, open_run, run_path
 from eval.compare import CellName, cells_named, named_runs
 from eval.data_figures import figure_2_domains, funnel, trace_lengths
 from eval.material import Material, add_run
@@ -65,6 +66,7 @@ class FiguresConfig:
     to_budget: int | None = option(None, help="the budget called best, fixed on other questions beforehand")
     title: str = option("", help="of the demo's figure")
     records: list[str] = option([], help="runs of all steps, for the table of seconds")
+    dry_run: bool = option(False, help="read the numbers and the runs, and draw nothing", affects_result=False)
 
 
 def check_config(config: FiguresConfig) -> None:
@@ -112,13 +114,16 @@ def draw(material: Material, names: Sequence[str]) -> dict[str, Any]:
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def main(config: FiguresConfig) -> Path:
+def main(config: FiguresConfig) -> Path | None:
     check_config(config)
     named = {"paper": str(FOLDER) if config.paper else None, "wait_example": config.wait_example, "tuned": config.tuned}
     listed = {"run": config.runs, "baseline": config.baselines}
     numbered = {f"{key} {i}": path for key, paths in listed.items() for i, path in enumerate(paths)}
     for path in (*config.runs, *config.baselines, *([config.tuned] if config.tuned else [])):
         check_run(path)
+    if config.dry_run:
+        say(plan(config))
+        return None
     with open_run("figures", config, named | numbered) as run, styled():
         if run.is_done:
             return run.path
@@ -139,6 +144,18 @@ def main(config: FiguresConfig) -> Path:
             headline["checked"] = values
         run.finish(**headline)
     return run.path
+
+
+def plan(config: FiguresConfig) -> str:
+    """What there is to draw from. Raises UserError for a run or a record that is not whole."""
+    paper = len(material_of(config).paper)
+    page = [load_run(path, config.benchmark) for path in (config.tuned, *config.baselines) if config.tuned]
+    steps_of(config.records)
+    names = ", ".join(config.figures) or "every figure that there is something for"
+    return (
+        f"{names}: from {paper:,} numbers of the paper and {len(config.runs) + len(page)} runs -> "
+        f"{run_path('figures', config)}; nothing was drawn (dry_run)"
+    )
 
 
 def _write_drawn(folder: Path, drawn: Mapping[str, Points]) -> None:

@@ -8,9 +8,11 @@ Tokens at most are bounds. Tokens expected, and what follows from them, are esti
 - Cells that ask alike share a trajectory (inference/continuations.py); another ignore text is a branch of its own.
 - Rejection sampling takes `expected_tries`; else one try for a limit that the model keeps by itself, and all of them
   for a lower one. Its limits share their tries.
+- Thinking that is ended where nothing is left of the steps asked for takes at most 100 tokens a step.
 - A GPU is an H100 (data sheet, SXM) and reaches half of what its memory or its arithmetic, whichever is slower, allows
-  while all sequences are decoded together. Reading prompts, loading and what a scorer reads are not counted.
-  Shards are counted together.
+  while all sequences are decoded together; one that does not hold the model shares it with others, at no loss. Reading
+  prompts, loading, the end, when few sequences are left, and what a scorer reads are not counted. Shards are counted
+  together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +26,8 @@ from eval.config import EXPECTED_THINKING, EvalConfig
 from eval.draw import load_questions
 from eval.rejection import RejectionConfig
 from eval.search import SearchConfig
-from eval.work import grid_of, repeats_of
+from eval.work import check_parts, grid_of, repeats_of
+from inference.checkpoint import local_folder
 
 GPU = "H100"
 BANDWIDTH = 3.35e12  # bytes a second of its memory
@@ -67,9 +70,13 @@ class Plan:
 
 
 def plan_of(config: EvalConfig) -> Plan:
-    """Raises UserError for what is wrong in the grid, or for questions that can neither be read nor are known."""
+    """Raises UserError for what is wrong in the grid, for questions that can neither be read nor are known, and for a
+    model's folder that is none."""
     cells, pools = grid_of(config)
     parts = list(_parts_of(config))
+    check_parts(config, [(benchmark, repeats) for benchmark, _, repeats in parts], cells)
+    if config.model is not None:
+        local_folder(config.model)
     planned: list[Planned] = []
     sampled = sequences = unforced = 0  # the last: thinking tokens of all sequences, nothing forced
     beside = max([1, *(pool.window if isinstance(pool, RejectionConfig) else pool.n for pool in pools.values())])
@@ -86,7 +93,7 @@ def plan_of(config: EvalConfig) -> Plan:
     sizes, hours = next((name for name in (config.model, config.sizes_of) if _shape(name)), None), None
     if sizes:
         parallel = min(config.engine.max_num_seqs, sequences * beside)
-        context = unforced / sequences / 2
+        context = (unforced / sequences + ANSWER) / 2
         hours = sampled * gpu_seconds(_shape(sizes), config.engine.dtype, parallel, context) / 3600
     return Plan(planned, sampled, sizes, hours)
 
@@ -97,7 +104,7 @@ def _parts_of(config: EvalConfig) -> Iterator[tuple[str, int, int]]:
         yield "questions", len(load_questions(config.questions, config.limit)), config.repeats or 1
     for name in config.benchmarks:
         benchmark, _ = find_benchmark(name)
-        if config.root is None and benchmark.expected is not None:
+        if config.root is None and benchmark.hub_id and benchmark.expected is not None:
             number = min(benchmark.expected, config.limit or benchmark.expected)
         else:
             number = len(load_benchmark(name, config.root, config.limit, config.seed)[1])
@@ -108,9 +115,11 @@ def _tokens(config: EvalConfig, cell: Cell, pools: dict[Cell, Pool], natural: in
     """(at most, expected) of one sample of the cell by itself."""
     budget, answer = cell.budget, min(ANSWER, cell.budget.max_answer_tokens)
     if budget.max_thinking_tokens is None and config.profile == "plain":  # the whole turn is the answer
-        return budget.max_answer_tokens, min(natural + ANSWER, budget.max_answer_tokens)
+        most = min(budget.max_answer_tokens, config.engine.max_model_len)
+        return most, min(natural + ANSWER, most)
     limit = _limit(config, cell)
-    thinking = min(limit, round(max(natural, budget.min_thinking_tokens) * (1 + GROWTH * budget.num_ignore)))
+    kept = min(limit, cell.limit) if cell.forced else limit
+    thinking = min(kept, round(max(natural, budget.min_thinking_tokens) * (1 + GROWTH * budget.num_ignore)))
     pool = pools.get(cell)
     if isinstance(pool, RejectionConfig):
         known = dict(zip(pool.limits, pool.expected_tries, strict=False))
@@ -188,7 +197,8 @@ def cost_line(plan: Plan, config: EvalConfig) -> str:
         return f"GPU-hours: not known, as the sizes of {config.model} are not at hand; name a like model by sizes_of="
     whose = "" if plan.sizes == config.model else f", sizes of {plan.sizes}"
     parameters = ModelShape.of(plan.sizes).num_parameters / 1e9
+    hours = f"{plan.gpu_hours:,.1f}" if plan.gpu_hours >= 1 else f"{plan.gpu_hours:.1g}"
     return (
-        f"GPU-hours: {plan.gpu_hours:.1f} (estimate: {GPU} at {EFFICIENCY:.0%} of its memory's or arithmetic's speed, "
+        f"GPU-hours: {hours} (estimate: {GPU} at {EFFICIENCY:.0%} of its memory's or arithmetic's speed, "
         f"{parameters:.2f} billion parameters in {config.engine.dtype}{whose})"
     )

@@ -15,6 +15,7 @@ entry a benchmark and cell, with intervals) and, for other tools, lm-evaluation-
 from pathlib import Path
 
 from core.config import UserError, run_entry
+from core.endpoint import read_api_key
 from core.log import say
 from core.runs import open_run
 from core.shards import merge
@@ -44,6 +45,8 @@ def main(config: EvalConfig) -> Path | None:
             return run.path
         if config.regrade:
             raise UserError(f"regrade=true: {run.path} is not finished; run the command without it first")
+        if config.judge:
+            read_api_key(config.judge.requests)  # missing, it would be found when all is sampled
         sampled = sample_replies(config, run, work) if config.chat_model else sample(config, run, work)
         if config.judge:
             sampled["judge"] = settle_by_judge(config, run, work)

@@ -1,5 +1,6 @@
 """What a run has to do: the questions of its benchmarks, the cells each is asked in, and how often."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,9 +58,17 @@ def work_of(config: EvalConfig) -> Work:
     """Reads the questions. Raises UserError for what is wrong in them, or in the grid."""
     cells, pools = grid_of(config)
     parts, inputs = _parts_of(config)
-    if config.chat_model:
-        chat_model.check(config.chat_model, max(part.repeats for part in parts), cells)
+    check_parts(config, [(part.benchmark, part.repeats) for part in parts], cells)
     return Work(parts, cells, pools, inputs)
+
+
+def check_parts(config: EvalConfig, parts: Sequence[tuple[str, int]], cells: Sequence[Cell]) -> None:
+    """parts: (benchmark, repeats). Raises UserError for a benchmark named twice, and for what an endpoint cannot do."""
+    if len({benchmark for benchmark, _ in parts}) < len(parts):
+        raise UserError("benchmarks: one is named twice")
+    if config.chat_model:
+        repeats = max(repeats for _, repeats in parts)
+        chat_model.check(config.chat_model, repeats, cells, with_key=not config.dry_run)
 
 
 def grid_of(config: EvalConfig) -> tuple[list[Cell], dict[Cell, Any]]:
@@ -91,6 +100,4 @@ def _parts_of(config: EvalConfig) -> tuple[list[Part], dict[str, str]]:
         benchmark, questions = load_benchmark(name, config.root, config.limit, config.seed)
         parts.append(Part(benchmark.name, questions, repeats_of(config, benchmark)))
         inputs |= input_files(name, config.root)
-    if len({part.benchmark for part in parts}) < len(parts):
-        raise UserError("benchmarks: one is named twice")
     return parts, inputs

@@ -18,9 +18,15 @@ def resolve(model: str, revision: str | None = None, weights: bool = True) -> Pa
 
     weights: False fetches config and tokenizer alone.
 
-    Raises UserError (one line, with the way out) for a folder that is no model, a path that does not exist, and a
-    hub that cannot be reached, lacks the model or the revision, or asks for a login.
+    Raises UserError (one line, with the way out) for what `local_folder` refuses, and for a hub that cannot be reached,
+    lacks the model or the revision, or asks for a login.
     """
+    return local_folder(model) or _from_hub(model, revision, weights)
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder that `model` is; None for a hub id, which is not looked up. Raises UserError for a folder that is no
+    model, and a path that does not exist."""
     path = Path(model).expanduser()
     if path.is_dir():
         inside = path / "model"
@@ -31,7 +37,7 @@ def resolve(model: str, revision: str | None = None, weights: bool = True) -> Pa
         return path
     if _looks_like_path(model):
         raise UserError(f"model={model} does not exist; give a folder with a config.json, or a hub id as owner/name")
-    return _from_hub(model, revision, weights)
+    return None
 
 
 def _looks_like_path(model: str) -> bool:

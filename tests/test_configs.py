@@ -1,111 +1,143 @@
-"""Every file under configs/ loads as what it is for, passes that entry's check, and an evaluation's its dry run."""
+"""Every file under configs/ passes the dry run of the entry that takes it, given what a user has to give, without
+network or engine, and leaves nothing behind. The command of a file that is no config by itself is in its comment."""
 
+import gzip
+import importlib
+import json
+import os
+import re
+import shlex
 import socket
+import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from report_runs import make_run
+from some_traces import some_traces
+from tiny_model import weightless_model
 
-from core.config import load
-from core.types import Question, write_jsonl
-from data import attempt, classify, distill
-from data import filter as filtering
-from data.collect import CollectConfig
-from eval import figures, plan, run
-from eval.benchmarks import find_benchmark
-from eval.config import EvalConfig, check
-from inference.unpack import UnpackConfig
-from train import sft
-from train.lengths import read_histogram
+from core.config import run_entry
+from core.types import write_jsonl
 
 ROOT = Path(__file__).parent.parent
+FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*") if p.is_file())
+ENDPOINT = "api.base_url=http://localhost:8000/v1 api.model=m"
 MODEL = "model=Qwen/Qwen2.5-0.5B-Instruct"
+# (files below configs/, the command): the first line that fits counts. {} is the file, COMMENT what its comment says
+COMMANDS = [
+    *((f"benchmarks/{name}*", "COMMENT limit=1") for name in ("codeforces", "gpqa_standin", "mmlu")),  # here a row each
+    ("benchmarks/*", "COMMENT"),
+    ("cluster/*", "COMMENT"),
+    ("data/ablation-*", "data.filter {} pool=q.jsonl traces=traces.jsonl"),
+    ("data/attempt-*", "data.attempt {} questions=q.jsonl"),
+    ("data/classify.yaml", "data.classify {} questions=q.jsonl"),
+    ("data/collect-offline.yaml", "data.collect {} root=root"),
+    ("data/collect-*", "data.collect {}"),
+    ("data/distill-local.yaml", "data.distill {} questions=q.jsonl model=model local.model=model"),
+    ("data/distill-openai.yaml", f"data.distill {{}} questions=q.jsonl model=model {ENDPOINT}"),
+    ("data/distill-*", "data.distill {} questions=q.jsonl model=model"),
+    ("data/own-1k.yaml", "data.filter {} root=root against=[q.jsonl]"),
+    ("data/s1k-offline.yaml", "data.filter {} root=root"),
+    ("data/s1k*", "data.filter {}"),
+    ("demo/attempt.yaml", f"data.attempt {{}} questions=q.jsonl {MODEL}"),
+    ("demo/base.yaml", "inference.unpack {}"),
+    ("demo/clean.yaml", "data.filter {} traces=traces.jsonl against=[q.jsonl]"),
+    ("demo/distill.yaml", "data.distill {} questions=q.jsonl model=model"),
+    ("demo/eval-*", f"eval.run {{}} questions=q.jsonl {MODEL}"),
+    ("demo/figures.yaml", "eval.figures {} tuned=run"),
+    ("demo/filter.yaml", "data.filter {} traces=traces.jsonl attempts=[grades.jsonl]"),
+    ("demo/sft.yaml", "train.sft {} data=traces.jsonl model=model"),
+    ("demo/*", "data.collect {}"),
+    ("eval/ablation.yaml", f"eval.run {{}} {MODEL}"),
+    ("eval/every-method.yaml", f"eval.run {{}} {MODEL} root=root"),
+    ("eval/*", "eval.run {}"),
+    ("figures/*", "eval.figures {}"),
+    ("scorer/*", "COMMENT"),
+    ("train/lengths/*", "COMMENT"),
+    ("train/parallel/*", "COMMENT data=traces.jsonl model=model"),
+    ("train/*", "train.sft {} data=traces.jsonl model=model"),
+]
 
 
-@pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    """In the repository, with questions beside it and no network."""
-    monkeypatch.chdir(ROOT)
-    write_jsonl(
-        tmp_path / "q.jsonl", [Question.of(f"{i} + {i} = ?", str(2 * i), "integer", "t", "sums") for i in range(7)]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The repository's configs, and beside them what a user has: questions, traces, grades, a model, upstream rows."""
+    from safetensors.numpy import save_file
+
+    folder = tmp_path_factory.mktemp("user")
+    for name in ("configs", "results"):
+        (folder / name).symlink_to(ROOT / name)
+    weightless_model(folder / "model", max_position_embeddings=32768)
+    save_file({}, folder / "model" / "model.safetensors")
+    traces = some_traces()
+    write_jsonl(folder / "traces.jsonl", traces)
+    write_jsonl(folder / "q.jsonl", [trace.question for trace in traces])
+    grades = [{"question_id": trace.question.id, "model": "base", "correct": False} for trace in traces]
+    write_jsonl(folder / "grades.jsonl", grades)
+    paths = re.findall(
+        r"[\w/.-]+\.(?:jsonl|json|csv)(?:\.gz)?", (ROOT / "configs/data/collect-offline.yaml").read_text()
     )
-
-    def refuse(*_, **__):
-        raise OSError("this test has no network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr("inference.engine.load_engine", refuse)
-
-
-def data_config(file: Path) -> None:
-    name = file.stem
-    if name.startswith("collect"):
-        load(CollectConfig, [str(file), "root=x"])
-    elif name.startswith("distill"):
-        given = ["questions=q", MODEL, "api.base_url=http://localhost:8000/v1", "api.model=m"]
-        distill.check(load(distill.DistillConfig, [str(file), *given, "local.model=m"]))
-    elif name.startswith("attempt"):
-        attempt.check(load(attempt.AttemptConfig, [str(file), "questions=q"]))
-    elif name == "classify":
-        given = ["questions=q", "dry_run=true", "api.base_url=http://localhost:8000/v1", "api.model=m"]
-        classify.check(load(classify.ClassifyConfig, [str(file), *given]))
-    else:
-        given = ["root=x"] if name in ("own-1k", "s1k-offline") else []
-        given += ["against=[x]"] if given else ["traces=x", "pool=y"] if name.startswith("ablation") else []
-        filtering.check(load(filtering.FilterConfig, [str(file), *given]))
-
-
-def demo_config(file: Path, questions: Path, capsys) -> None:
-    if file.stem.startswith("eval"):
-        assert_dry_run([str(file), MODEL, f"questions={questions}"], capsys)
-    elif file.stem == "figures":
-        figures.check_config(load(figures.FiguresConfig, [str(file), "tuned=x"]))
-    elif file.stem == "sft":
-        sft.check(load(sft.SftConfig, [str(file), MODEL, "data=x"]), devices=1)
-    elif file.stem == "attempt":
-        attempt.check(load(attempt.AttemptConfig, [str(file), MODEL, "questions=q"]))
-    elif file.stem == "distill":
-        distill.check(load(distill.DistillConfig, [str(file), MODEL, "questions=q"]))
-    elif file.stem in ("clean", "filter"):
-        filtering.check(load(filtering.FilterConfig, [str(file), "traces=x", "against=[x]", "attempts=[y]"]))
-    else:
-        load(UnpackConfig if file.stem == "base" else CollectConfig, [str(file)])
+    for path in (*paths, "agieval/sat-en.jsonl", "own/mine.jsonl"):
+        (folder / "root" / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "root" / path).write_bytes(gzip.compress(b"[]") if path.endswith(".gz") else b"[]")
+    options = ["1", "2", "3", "4"]
+    rows = {  # of the benchmarks that are on no hub, or in every-method.yaml
+        "codeforces_sample.jsonl.gz": {"problem": "Add.", "tests": [{"input": "1 2", "output": "3"}]},
+        "mmlu_stem_test.jsonl.gz": {"question": "1 + 1?", "choices": options, "answer": 1, "type": "m"},
+        "mmlu_pro_physics_chemistry_biology.jsonl.gz": {
+            "question": "1 + 1?", "options": options, "answer": "B", "category": "physics",
+        },
+    }  # fmt: skip
+    rows |= {
+        f"{name}.jsonl": {"problem": "1 + 1?", "answer": "2", "subject": "sums"}
+        for name in ("math500", "aime24", "aime25")
+    }
+    for name, row in rows.items():
+        line = json.dumps(row).encode()
+        (folder / "root" / name).write_bytes(gzip.compress(line) if name.endswith(".gz") else line)
+    columns = ["Question", "Correct Answer", *(f"Incorrect Answer {i}" for i in (1, 2, 3)), "High-level domain"]
+    (folder / "root" / "gpqa_shaped_198.csv").write_text(",".join(columns) + "\n1 + 1?,2,3,4,5,sums\n")
+    before = os.getcwd()
+    os.chdir(folder)
+    make_run().rename("run")
+    os.chdir(before)
+    return folder
 
 
-def assert_dry_run(args: list[str], capsys) -> None:
-    config = load(EvalConfig, [*args, "dry_run=true"])
-    assert run.main(config) is None and not Path("outputs/eval", config.name).exists()
-    said = capsys.readouterr().err
-    assert said.count("\n") == 3 + len(plan.plan_of(config).cells)
-    assert "GPU-hours: " in said and "(estimate: H100" in said and said.endswith("nothing was sampled (dry_run)\n")
-
-
-FILES = sorted(path for path in (ROOT / "configs").rglob("*") if path.is_file())
+def command_of(file: str) -> tuple[dict[str, str], list[str]]:
+    """(environment, [module, argument, ...]) of what stands before and after ./launch.sh."""
+    command = next(text for pattern, text in COMMANDS if fnmatch(file, f"configs/{pattern}"))
+    environment = ""
+    if command.startswith("COMMENT"):
+        said = re.search(r"^#   (.*)\./launch\.sh (.*)", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+        assert said is not None and Path(file).stem in said[0], f"{file}: its comment does not say what it goes with"
+        environment, command = said[1], command.replace("COMMENT", said[2]).replace("<folder>", "root")
+    return dict(word.split("=") for word in environment.split()), shlex.split(command.replace("{}", file))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT / "configs")))
-def test_a_config_passes_the_check_of_what_it_is_for(file, tmp_path, capsys):
-    match file.relative_to(ROOT / "configs").parts[:-1]:
-        case ("benchmarks",):
-            find_benchmark(str(file))
-        case ("cluster",):
-            assert all(not line or line[0] == "#" or "=" in line for line in file.read_text().splitlines())
-        case ("data",):
-            data_config(file)
-        case ("demo",):
-            demo_config(file, tmp_path / "q.jsonl", capsys)
-        case ("eval",):
-            assert_dry_run([str(file), *([] if "\nmodel:" in file.read_text() else [MODEL])], capsys)
-        case ("figures",):
-            figures.check_config(load(figures.FiguresConfig, [str(file)]))
-        case ("scorer",):
-            check(load(EvalConfig, ["configs/eval/rebase.yaml", str(file)]))
-        case ("train",):
-            sft.check(load(sft.SftConfig, [str(file)]), devices=16)
-        case ("train", "parallel"):
-            devices = 1 if file.stem in ("single", "lora", "qlora") else 16
-            sft.check(load(sft.SftConfig, ["configs/train/s1-32b.yaml", str(file)]), devices)
-        case ("train", "lengths"):
-            assert read_histogram(file)
-        case folder:
-            pytest.fail(f"nothing checks configs in {folder}")
+@pytest.mark.parametrize("file", FILES)
+def test_a_config_passes_its_dry_run(file, folder, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise OSError("this test has no network")
+
+    environment, (module, *args) = command_of(file)
+    if module == "--slurm":
+        result = subprocess.run(
+            ["./launch.sh", module, *args], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
+        )
+        assert result.returncode == 0 and "--gpus-per-node=8" in result.stdout, result.stderr
+        return
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("WORLD_SIZE", environment.get("GPUS", "1"))
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr("inference.engine.load_engine", refuse)
+    before = sorted(folder.rglob("*"))
+    entry = importlib.import_module(module)
+    schema = re.search(r"run_entry\(main, (\w+)", Path(entry.__file__).read_text(encoding="utf-8"))[1]
+    run_entry(entry.main, getattr(entry, schema), entry.__doc__, [*args, "dry_run=true"])
+    out, said = capsys.readouterr()
+    assert said.rstrip().endswith("(dry_run)") or said.startswith("dry run: ")
+    assert out == "" and sorted(folder.rglob("*")) == before

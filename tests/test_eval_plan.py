@@ -54,6 +54,24 @@ def test_tokens_of_a_cell_are_bounded_by_its_budget_and_the_context():
     assert tokens(Cells([None]), profile="plain", max_answer_tokens=4000) == [(4000, 1000 + ANSWER)]
     assert tokens(Cells([100], num_ignore=[2]), budget_per_round=True) == [(1300, 300 + ANSWER)]
     assert tokens(Cells([0]), max_answer_tokens=10) == [(10, 10)]
+    steps = Cells(["auto", "asked"], control="steps", asked=[4])
+    assert tokens(steps, profile="steps") == [(10000, 1000 + ANSWER), (10000, 400 + ANSWER)]
+
+
+def test_what_a_run_would_refuse_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    endpoint = ChatModelConfig(ApiConfig("http://localhost:1/v1", "m"))
+    for changes, message in [
+        ({"model": str(tmp_path / "no-such")}, "no-such does not exist"),
+        ({"model": str(tmp_path / "empty")}, "has no config.json"),
+        ({"model": None, "chat_model": endpoint, "cells": [Cells([100])]}, "an endpoint cannot be forced"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            plan_of(config(**{"cells": [Cells()]} | changes))
+    with pytest.raises(UserError, match="one is named twice"):
+        plan_of(replace(config(cells=[Cells()]), benchmarks=["aime24", "aime24"]))
+    with pytest.raises(UserError, match="limit=0: at least one question"):
+        main(replace(config(cells=[Cells()]), limit=0, dry_run=True))
 
 
 def test_what_cells_share_is_counted_once():
@@ -94,7 +112,7 @@ def test_gpu_seconds_are_those_of_the_slower_of_memory_and_arithmetic():
     crowded = gpu_seconds(SHAPE, "float32", 10_000, 0)
     assert crowded == pytest.approx(2 * SHAPE.num_matmul_parameters / 67e12 / 0.5)
     plan = plan_of(config(cells=[Cells([100])]))
-    assert plan.gpu_hours == pytest.approx(plan.sampled * gpu_seconds(SHAPE, "auto", 30, 500) / 3600)
+    assert plan.gpu_hours == pytest.approx(plan.sampled * gpu_seconds(SHAPE, "auto", 30, (1000 + ANSWER) / 2) / 3600)
 
 
 def test_sizes_come_from_the_model_or_from_the_one_that_is_named():

@@ -35,15 +35,18 @@ TEXTS = [f"max=auto ignore=2 text={text!r}" for text in ("", "Alternatively", "H
 class Evaluation:
     """elements: of the paper. args: after configs/eval/. published: element, series and (or "") setting in
     results/paper; README shows the accuracies there, the highest where a benchmark has several, or the Performance.
-    commands: of the released eval/commands.sh, counted from 1, and the cell that each is."""
+    commands: of the released eval/commands.sh, counted from 1, and the cell that each is. note: what is not alike."""
 
     elements: str
     args: str
     cells: list[str]
     benchmarks: list[tuple[str, int]]
     published: tuple[str, str, str]
+    model: str = "simplescaling/s1-32B"
     repeats: int = 1
+    temperature: float = 0
     commands: dict[int, str] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def line(self) -> str:
@@ -52,7 +55,8 @@ class Evaluation:
         gpus = config.engine.options["tensor_parallel_size"]
         cost = f"{gpus} H100, {hours(plan.gpu_hours)}"
         command = f"`eval.run configs/eval/{self.args}`"
-        return f"| {self.elements} | {command} | {cost} | {numbers(*self.published)} | not run | |"
+        note = f" ({self.note})" if self.note else ""
+        return f"| {self.elements} | {command} | {cost} | {numbers(*self.published)}{note} | not run | |"
 
 
 def hours(number: float) -> str:
@@ -85,17 +89,18 @@ def numbers(element: str, series: str, setting: str) -> str:
 
 def ablation(element: str, series: str, recipe: str) -> Evaluation:
     args = f"ablation.yaml model=<{recipe}>/model"
-    return Evaluation(f"{element}, {series}", args, ["max=auto"], THREE, (element, series, ""))
+    return Evaluation(f"{element}, {series}", args, ["max=auto"], THREE, (element, series, ""), "run/model")
 
 
 PAPER = load_paper()
+QWEN, CONTROL = "Qwen/Qwen2.5-32B-Instruct", "simplescaling/{}-conditional-control"
 TOKENS = [f"tokens={n} max={{}}" for n in (1024, 2048, 4096, 8192, 16384)]
 STEPS = [f"steps={n} max={{}}" for n in (16, 32, 64, 128, 256)]
 REJECTIONS = [f"rejection max={n}" for n in (3500, 4000, 5000, 6000, 8000, 16000)]
 EVALUATIONS = [
     Evaluation(
         "Figure 1; Figure 4, left; Table 1, s1-32B; Table 3, budget forcing; Table 4; Table 5", "s1-32b.yaml",
-        [*BUDGETS, *WAITS, *TEXTS], FOUR, ("Table 1", "s1-32B", ""),
+        [*BUDGETS, *WAITS, *TEXTS], FOUR, ("Table 5", "s1-32B", ""),
         commands=dict(zip(range(7, 21), [*BUDGETS, *WAITS, TEXTS[0], TEXTS[2], TEXTS[1]], strict=True)),
     ),
     Evaluation(
@@ -104,11 +109,12 @@ EVALUATIONS = [
     ),
     Evaluation(
         "Table 1, Qwen2.5-32B-Instruct", "unforced.yaml", ["max=none"], THREE,
-        ("Table 1", "Qwen2.5-32B-Instruct", ""), commands={2: "max=none"},
+        ("Table 1", "Qwen2.5-32B-Instruct", ""), QWEN, commands={2: "max=none"},
     ),
     Evaluation(
         "Table 1, s1.1-32B; Table 5", "s1.1-32b.yaml", ["max=auto", *WAITS[:2]], FOUR,
-        ("Table 5", "s1.1-32B", "Wait 2x"), commands={3: WAITS[0], 4: "max=auto", 5: WAITS[1]},
+        ("Table 5", "s1.1-32B", "Wait 2x"), "simplescaling/s1.1-32B",
+        commands={3: WAITS[0], 4: "max=auto", 5: WAITS[1]},
     ),
     ablation("Table 2", "1K-random", "ablation-random"),
     ablation("Table 2", "1K-diverse", "ablation-diverse"),
@@ -117,34 +123,36 @@ EVALUATIONS = [
     ablation("Sequence length", "max length 4096", "ablation-length-4096"),
     ablation("Sequence length", "max length 32768", "ablation-length-32768"),
     Evaluation(
-        "Figure 4, right", "majority.yaml", ["max=none"], [GPQA], ("Figure 4 parallel", "majority", ""), repeats=64,
-        commands={51: "max=none"},
+        "Figure 4, right", "majority.yaml", ["max=none"], [GPQA], ("Figure 4 parallel", "majority", ""), QWEN,
+        repeats=64, temperature=1, commands={51: "max=none"},
     ),
     Evaluation(
         "Figure 6; Table 3, rejection sampling", "rejection.yaml", REJECTIONS, [AIME24],
-        ("Table 3", "rejection sampling", ""), commands=dict(zip(range(21, 27), REJECTIONS, strict=True)),
+        ("Table 3", "rejection sampling", ""), temperature=1,
+        commands=dict(zip(range(21, 27), REJECTIONS, strict=True)), note="tries without bound; here at most 1,024",
     ),
     Evaluation(
         "Figure 7", "rebase.yaml configs/scorer/math-shepherd.yaml",
-        [*(f"steps={n} max=auto" for n in (32, 64, 256, 512)), "rebase n=16 max=auto weighted_vote"], [AIME24],
-        ("Figure 7", "REBASE", ""), repeats=16,
+        [*(f"steps={n} max=auto" for n in (32, 64, 256, 512)), "rebase n=16 max=auto majority"], [AIME24],
+        ("Figure 7", "REBASE", ""), CONTROL.format("step"), repeats=16, temperature=1,
+        note="another reward model; other differences are named in the file",
     ),
     Evaluation(
         "Table 11; Table 3, token-conditional", "token-conditional.yaml",
         [label.format(way) for label in TOKENS for way in ("auto", "asked")], [AIME24],
-        ("Table 3", "token-conditional + forcing", ""),
+        ("Table 3", "token-conditional + forcing", ""), CONTROL.format("token"),
         commands=dict(enumerate([label.format(way) for way in ("auto", "asked") for label in TOKENS[1:]], 27)),
     ),
     Evaluation(
         "Table 12; Table 3, step-conditional", "step-conditional.yaml",
         [label.format(way) for label in STEPS for way in ("auto", "asked")], [AIME24],
-        ("Table 3", "step-conditional + forcing", ""),
+        ("Table 3", "step-conditional + forcing", ""), CONTROL.format("step"),
         commands=dict(enumerate([label.format(way) for way in ("auto", "asked") for label in STEPS], 35)),
     ),
     Evaluation(
         "Table 13; Table 3, class-conditional", "class-conditional.yaml",
         ["max=auto", "short max=auto", "long max=auto"], THREE, ("Table 13", "long", ""),
-        commands={49: "long max=auto", 50: "short max=auto"},
+        commands={49: "long max=auto", 50: "short max=auto"}, note="asked for long thinking",
     ),
 ]  # fmt: skip
 NOT_EVALUATED = {  # the other commands
@@ -166,6 +174,8 @@ def benchmarks_read_once(monkeypatch):
 def test_an_element_of_the_paper_has_exactly_these_cells(evaluation):
     config, plan = config_and_plan(evaluation.args)
     assert config.name == Path(evaluation.args.split()[0]).stem
+    assert (config.model, config.sampling.temperature) == (evaluation.model, evaluation.temperature)
+    assert (config.engine.dtype, config.engine.max_model_len, config.limit) == ("float32", 32768, None)
     assert [(p.benchmark, p.num_questions, p.cell.label) for p in plan.cells] == [
         (*benchmark, cell) for benchmark in evaluation.benchmarks for cell in evaluation.cells
     ]

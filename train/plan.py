@@ -6,7 +6,7 @@
 
 Takes the files and keys of train.sft, and plans the same steps. Counts the rows with the model's tokenizer (weights are
 not needed), or draws their lengths from a histogram. Refuses what cannot fit, with the nearest change that does. Writes
-plan.json. What says estimate was computed, not measured.
+plan.json, without dry_run=true. What says estimate was computed, not measured.
 """
 
 import dataclasses
@@ -106,11 +106,17 @@ class Plan:
         return self.minutes / 60 * self.layout.num_devices
 
 
-def main(config: PlanConfig) -> Path:
+def main(config: PlanConfig) -> Path | None:
     check_cluster(config)
     shape, rows = read(config)
     plan = make_plan(config, shape, rows.lengths)
     published = as_published(config, shape, rows.lengths)
+    if config.dry_run:
+        for line in lines(config, shape, rows, plan, published):
+            say(line)
+        refuse_what_does_not_fit(config, shape, rows.lengths, plan)
+        say("nothing was written (dry_run)")
+        return None
     data = config.data if Path(config.data).exists() else None
     with open_run("plan", fully_named(config), {"data": data, "lengths": config.lengths}) as run:
         for line in lines(config, shape, rows, plan, published):
