@@ -21,7 +21,7 @@ from train.dataset import load_traces
 from train.lengths import draw_lengths, read_histogram
 from train.steps import Layout, balance, choose_layout, tokens_on_device, visits
 
-PUBLISHED_MINUTES = 26  # of s1-32B on 16 H100 (PAPER 2.2)
+PUBLISHED_MINUTES = 26  # of s1-32B on 16 H100 (the paper)
 
 
 @dataclass

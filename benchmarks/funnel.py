@@ -28,15 +28,15 @@ from data.filter import difficulty_reason
 from data.quality import quality_reason
 from data.select import select
 
-NUM_ROWS = 59_029  # PAPER 1.2
-NUM_DOMAINS = 61  # PAPER 1.8
+NUM_ROWS = 59_029  # of the paper's table of sources
+NUM_DOMAINS = 61  # that its questions were given
 # (questions, words): AIME24, AIME25, MATH500, GPQA-Diamond, LiveCodeBench
 EVALUATION_SETS = ((30, 65), (30, 80), (500, 38), (198, 75), (600, 250))
 POOL_WORDS = 58  # words of a question, the mean of the published s1K
-THINKING_TOKENS, ATTEMPT_TOKENS = 3_600, 500  # PAPER 1.2: mean of the 59K
+THINKING_TOKENS, ATTEMPT_TOKENS = 3_600, 500  # mean of the 59K in the paper
 CHARACTERS_PER_TOKEN = 3.2
 PLANTED_CONTAMINATED, PLANTED_COPIES = 0.01, 0.02
-SOLVED = 0.35  # by each of two models: about half of the rows remain, as in PAPER 1.9
+SOLVED = 0.35  # by each of two models: about half of the rows remain, as in the released notebook
 
 
 @dataclass
@@ -166,7 +166,7 @@ def _question(text: str, domain: int = 0) -> Question:
 
 
 def eight_grams(pool: Iterable[Question], against: Iterable[Question]) -> set[str]:
-    """Ids of the questions that share 8 words in a row with an evaluation set (PAPER 1.5), found plainly."""
+    """Ids of the questions that share 8 words in a row with an evaluation set (the rule s1-8gram), found plainly."""
 
     def grams(text: str) -> Iterable[tuple[str, ...]]:
         words = text.lower().split()

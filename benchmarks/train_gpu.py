@@ -34,7 +34,7 @@ from train.lengths import draw_lengths, read_histogram
 from train.memory import Setup, memory
 from train.steps import choose_layout, tokens_on_device, visits
 
-PUBLISHED_MINUTES = 26  # of s1-32B on 16 H100 (PAPER 2.2)
+PUBLISHED_MINUTES = 26  # of s1-32B on 16 H100 (the paper)
 PROMPT_TOKENS = 300  # of a row of the small model, not learnt
 PARTS = ("layers", "head", "update", "trainer")
 # attention, activation checkpointing, and whether layers are compiled; what matters most first

@@ -37,7 +37,7 @@ class Profile:
 
 
 PROFILES = {
-    # s1 reuses <|im_start|> with a word, so no token is added (released tokenization.py, PAPER 1.10)
+    # s1 reuses <|im_start|> with a word, so no token is added (released tokenization.py)
     "s1": Profile(start="<|im_start|>think", ends=("<|im_start|>answer",)),
     # step-conditional control: every step opens with "<|im_start|>64 steps left"; zero steps also ends thinking
     "steps": Profile(start="<|im_start|>", ends=("<|im_start|>answer", "<|im_start|>0"), before_thinking=""),
@@ -171,7 +171,7 @@ class ChatFormat:
 
     def training_ids(self, trace: Trace, system: str | None = None) -> tuple[list[int], list[int]]:
         """(input_ids, labels), both [num_tokens]. Labels are -100 up to the start of thinking, then the ids:
-        loss on thinking, delimiters, answer and end of turn, as s1's collator masked it (PAPER 2.1).
+        loss on thinking, delimiters, answer and end of turn, as s1's collator masked it.
 
         Raises UserError where the trace contains a delimiter, because a model cannot learn where it ends then.
         """
@@ -180,7 +180,7 @@ class ChatFormat:
             if text and (text in attempt or text in thinking):
                 raise UserError(f"trace of question {trace.question.id} contains the delimiter {text!r}")
         if "Answer:" not in attempt:
-            attempt = f"Answer: {attempt}"  # s1 (PAPER 1.10)
+            attempt = f"Answer: {attempt}"  # s1 (released tokenization.py)
         p = self.profile
         rendered = self._rendered(trace.question, system)
         body = self._start_ids(rendered)
@@ -195,7 +195,7 @@ class ChatFormat:
         self, forced: bool, cue: str = "\nFinal Answer:", thinking: tuple[int, ...] | list[int] = ()
     ) -> list[int]:
         """Ids that end thinking. By itself: the delimiter. Forced: a newline if `thinking` does not end in one,
-        the delimiter, the cue (released evaluator, PAPER 3.2 step 5)."""
+        the delimiter, the cue (released vllm_causallms.py)."""
         delimiter = list(self.ends[0]) if self.ends else []
         if delimiter and not forced:
             return delimiter  # `plain` has none: its close is the cue, also at the model's own end of turn

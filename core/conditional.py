@@ -9,7 +9,7 @@
         the second step
         <|im_start|>answer
 
-What is trained and what an evaluation asks come from here. The forms are the paper's (PAPER 1.10); what it leaves open:
+What is trained and what an evaluation asks come from here. The forms are the paper's; what it leaves open:
 
 - The limit is the smallest power of two not below the length: 2,048 tokens are "up to 2048", 2,049 "up to 4096".
 - Tokens are those of the thinking alone, without delimiters, counted with the tokenizer of the model to be trained.

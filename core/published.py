@@ -3,7 +3,7 @@
     s1K       (also data_ablation_full59K): one teacher, thinking_trajectories and attempt
     s1K-1.1   a pair of columns a teacher, gemini_... and deepseek_..., and each trace's grade with a reason
 
-Columns and their types are those of the hub (PAPER 1.11). `metadata` is a string there: published as the Python text of
+Columns and their types are those of the hub (simplescaling/s1K and s1K-1.1). `metadata` is a string there: published as the Python text of
 a dict, which nothing here evaluates; written here as JSON.
 """
 
@@ -97,7 +97,9 @@ def trace_from_published(row: Mapping[str, Any], teacher: str | None = None) -> 
         trajectories = row["thinking_trajectories"]
         if not isinstance(trajectories, list) or not all(isinstance(t, str) for t in trajectories) or not trajectories:
             raise UserError(f"question {question.id}: thinking_trajectories is not a list of texts")
-        return Trace(question, "\n".join(trajectories), _text(row, "attempt"), "published")  # joined as in PAPER 1.10
+        return Trace(
+            question, "\n".join(trajectories), _text(row, "attempt"), "published"
+        )  # joined as the released tokenization.py does
     teachers = [name.removesuffix(TRAJECTORY) for name in row if name.endswith(TRAJECTORY)]
     if teacher is None:
         teacher = "deepseek" if "deepseek" in teachers else teachers[0] if len(teachers) == 1 else None

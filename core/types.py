@@ -16,7 +16,7 @@ Ended = Literal["natural", "budget", "context", "cancelled", "error"]
 
 
 def question_id(text: str) -> str:
-    """First 16 hex digits of the SHA-256 of the question text: the id s1 gave its rows (PAPER 1.6)."""
+    """First 16 hex digits of the SHA-256 of the question text: the id s1 gave its rows (released gemini.py)."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

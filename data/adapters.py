@@ -1,4 +1,4 @@
-"""Upstream row -> Question: one function per dataset, for all sixteen that s1 drew from (PAPER 1.2).
+"""Upstream row -> Question: one function per dataset, for all sixteen that s1 drew from (released collect_data.py).
 
 An adapter takes (row, subset, params) and returns the question, or raises Drop with the reason. `subset` is the hub
 config, or the name of the local file. Rows are data: nothing in them is evaluated, unpickled or formatted into code.

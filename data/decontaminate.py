@@ -19,7 +19,7 @@ Pairs worth comparing come from an inverted index of 3-word shingles, in arrays:
 quarter of the shingles of the shorter, counting those that at most 20 texts have. MinHash, the usual way, takes longer
 at 59K questions and finds less; benchmarks/funnel.txt has the numbers.
 
-The rule "s1-8gram" is s1's own (PAPER 1.5): lower case, whitespace collapsed, one shared 8-gram flags. It knows no
+The rule "s1-8gram" is s1's own: lower case, whitespace collapsed, one shared 8-gram flags. It knows no
 boilerplate (89 of 893 s1K questions share an 8-gram with MATH500, of which 4 are true duplicates), and it cannot flag
 a question of fewer than eight words.
 """

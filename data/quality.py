@@ -1,6 +1,6 @@
 """Quality rules: a trace in, the reason to drop it out, or None.
 
-`quality_reason` has the rules of s1 (PAPER 1.9) aimed at what they were meant for, and rules a trace needs in order
+`quality_reason` has the rules of s1 (released filter.ipynb) aimed at what they were meant for, and rules a trace needs in order
 to be trained on. `s1_quality_reason` has s1's patterns as published, for its published counts.
 
 Where the two differ:

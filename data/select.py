@@ -21,7 +21,7 @@ def select(
     """Draws traces until there are `num_selected`, in drawn order; all of them where there are not more.
 
     Each draw takes a domain uniformly from those that still have traces, then a trace of that domain, preferring long
-    thinking: the longest has weight 1, the next 1/2, the next 1/4 (weights of the released notebook, PAPER 1.9). The
+    thinking: the longest has weight 1, the next 1/2, the next 1/4 (weights of the released notebook). The
     same seed gives the same draws on every machine and for every order of `traces`: ties and iteration go by name.
 
     trusted: question ids that are selected before the first draw. As in the notebook they stay in the pool, so a draw
@@ -84,7 +84,7 @@ def draw_rank(num_ranks: int, rng: random.Random) -> int:
             return rank
 
 
-# The sources that the released notebook names (PAPER 1.9); MATH was qfq/openaimath, then simplescaling/openaimath
+# The sources that the released notebook names; MATH was qfq/openaimath, then simplescaling/openaimath
 
 
 def is_gpqa(source: str) -> bool:
@@ -100,7 +100,7 @@ def is_math(source: str) -> bool:
 
 
 def benchmark_weights(traces: Iterable[Trace]) -> dict[str, int]:
-    """Weight of each domain in the notebook's second stage (PAPER 1.9): its GPQA questions, scaled to half the number
+    """Weight of each domain in the notebook's second stage: its GPQA questions, scaled to half the number
     of AIME questions over all domains and cut to whole numbers, plus its AIME questions."""
     gpqa: Counter[str] = Counter()
     aime: Counter[str] = Counter()

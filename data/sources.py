@@ -101,7 +101,7 @@ class Dataset:
     licence: as the hub states it. access: what to do where it cannot be reached.
     hub_id None: there are local files alone.
     expected: number of questions the whole dataset gives here, or None where only reading it can tell.
-    published: number in the paper's table of sources (PAPER 1.2). note: why the two differ.
+    published: number in the paper's table of sources. note: why the two differ.
     count_duplicates: `expected` counts questions that other sources have as well.
     params: options of the adapter; a config may override any of them.
     sample: how many are drawn from it by default. strata: what the draw balances (data/collect.py).
@@ -170,7 +170,7 @@ _AGIEVAL_FILES = {
     "logiqa": "logiqa-en", "aqua_rat": "aqua-rat", "math_agieval": "math",
 }  # fmt: skip
 
-# In the order in which s1 read them: of exact duplicates the first one is kept (PAPER 1.2).
+# In the order in which s1 read them: of exact duplicates the first one is kept (released collect_data.py).
 DATASETS = (
     Dataset(
         "MATH", "simplescaling/openaimath", adapters.math_dataset, "Apache-2.0 (MATH itself: MIT)",

@@ -150,7 +150,7 @@ def test_a_judge_without_a_key_is_found_before_any_attempt(engines):
 
 @pytest.mark.parametrize("size", ["7b", "32b"])
 def test_the_checked_in_configs_are_s1s_attempts(size):
-    """PAPER 1.7."""
+    """As the released bulk_inference.py asks."""
     file = Path(__file__).parent.parent / f"configs/data/attempt-qwen2.5-{size}.yaml"
     config = load(AttemptConfig, [str(file), "questions=x", "num_shards=8", "shard=7"])
     assert config.model == f"Qwen/Qwen2.5-{size.upper()}-Instruct" and config.system is None

@@ -354,7 +354,7 @@ def test_only_a_code_of_the_list_alone_on_the_last_line_counts(reply, code):
 
 
 def test_the_subjects_are_those_of_the_paper():
-    """Codes as PAPER 1.8 lists them."""
+    """Codes as the released featurization.py lists them."""
     codes = """03 05 06 08 11 12 13 14 15 16 17 18 19 20 22 26 28 30 31 32 33 34 35 37 39 40 41 42 43 44 45 46 47 49 51
     52 53 54 55 57 58 60 62 65 68 70 74 76 78 80 81 82 83 85 86 90 91 92 93 94 97"""
     assert list(SUBJECTS) == codes.split() and len(SUBJECTS) == 61

@@ -377,7 +377,7 @@ def real_questions(path: str) -> list[Question]:
 @pytest.mark.slow
 @needs_real_data
 def test_math500_inside_s1k():
-    """The true duplicates of PAPER 1.5 are found, with a fourth, and contest phrases are not taken for copies."""
+    """The true duplicates of MATH500 in s1K are found, with a fourth, and contest phrases are not taken for copies."""
     math500 = real_questions("eval/math500/test.jsonl")
     notebook = real_questions("s1k/s1k_notebook_run_questions_without_gpqa.jsonl.gz")
     published = real_questions("s1k/s1k_published_without_gpqa.jsonl.gz")

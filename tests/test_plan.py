@@ -74,7 +74,7 @@ def test_the_paper_on_sixteen_gpus():
 def test_lengths_follow_the_histogram():
     lengths = draw_lengths(read_histogram(S1K), 900, seed=0)
     assert len(lengths) == 1000
-    assert statistics.fmean(lengths) == pytest.approx(4699 + 900, rel=0.01)  # PAPER 1.11
+    assert statistics.fmean(lengths) == pytest.approx(4699 + 900, rel=0.01)  # of simplescaling/s1K
     assert lengths != draw_lengths(read_histogram(S1K), 900, seed=1)
     many = draw_lengths(read_histogram(S1K), 900, seed=0, num_rows=5000)
     assert len(many) == 5000

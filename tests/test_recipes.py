@@ -15,7 +15,7 @@ RECIPES = sorted(CONFIGS.glob("*.yaml"))
 OVERLAYS = sorted((CONFIGS / "parallel").glob("*.yaml"))
 ADAPTERS = {"lora", "qlora"}  # overlays that train something else
 
-PAPER = {  # PAPER 2.2
+PAPER = {  # its appendix on training, and the released sft.sh
     "num_epochs": 5,
     "batch_size": 16,
     "learning_rate": 1e-5,

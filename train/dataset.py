@@ -75,7 +75,7 @@ def tokenize(
     """[{"question_id", "input_ids", "labels"}] in the order given; ids and labels [num_tokens].
 
     truncate: cut longer traces on the right. Otherwise raises UserError naming their question ids: a trace without its
-    answer teaches the wrong thing (PAPER 7, fault 17). Raises it too where cutting leaves nothing to learn.
+    answer teaches the wrong thing. Raises it too where cutting leaves nothing to learn.
     """
     rows = []
     too_long = []

@@ -94,7 +94,7 @@ def _arguments(config: Any, batches: FlatBatches, folder: Path, on_gpu: bool) ->
         "output_dir": str(folder),
         "seed": config.seed,
         "data_seed": config.seed,
-        # the recipe; betas 0.9 and 0.95, decay not on biases and norms (PAPER 2.2)
+        # the recipe; betas 0.9 and 0.95, decay not on biases and norms (the paper's appendix on training)
         "max_steps": len(batches.steps),
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": "cosine",
