@@ -3,8 +3,8 @@
     s1K       (also data_ablation_full59K): one teacher, thinking_trajectories and attempt
     s1K-1.1   a pair of columns a teacher, gemini_... and deepseek_..., and each trace's grade with a reason
 
-Columns and their types are those of the hub (simplescaling/s1K and s1K-1.1). `metadata` is a string there: published as the Python text of
-a dict, which nothing here evaluates; written here as JSON.
+Columns and their types are those of the hub (simplescaling/s1K and s1K-1.1). `metadata` is a string there: published
+as the Python text of a dict, which nothing here evaluates; written here as JSON.
 """
 
 import json

@@ -1,8 +1,8 @@
 """The subjects that questions are sorted into: 61 two-digit classes of the Mathematics Subject Classification.
 
-s1 drew its diversity over these (the released featurization.py lists the codes). The titles are the classification's own. What belongs to a
-subject is said here in a few words meant for school and university problems, which is what the pool consists of: the
-classification itself thinks of research papers.
+s1 drew its diversity over these (the released featurization.py lists the codes). The titles are the classification's
+own. What belongs to a subject is said here in a few words meant for school and university problems, which is what the
+pool consists of: the classification itself thinks of research papers.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Quality rules: a trace in, the reason to drop it out, or None.
 
-`quality_reason` has the rules of s1 (released filter.ipynb) aimed at what they were meant for, and rules a trace needs in order
-to be trained on. `s1_quality_reason` has s1's patterns as published, for its published counts.
+`quality_reason` has the rules of s1 (released filter.ipynb) aimed at what they were meant for, and rules a trace needs
+in order to be trained on. `s1_quality_reason` has s1's patterns as published, for its published counts.
 
 Where the two differ:
 - several problems in one row (AoPS dumps "p1. ... p2. ...", "**B1.** ... **B2.**"): s1 dropped any text with "p1."

@@ -99,7 +99,7 @@ def material_of(config: FiguresConfig) -> Material:
 def _waits(source: str, tokenizer: str | None):
     if not Path(source).is_dir():
         return [read_example(source)]
-    example = find_example(read_run(source, source).path, tokenizer)
+    example = find_example(read_run(source, source), tokenizer)
     if example is None:
         raise UserError(f"wait_example: run {source} ignored no end of thinking")
     return [example]

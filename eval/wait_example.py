@@ -1,6 +1,6 @@
 """A sample whose end of thinking was ignored, as text: what the paper's Figure 3 shows, found in a finished run.
 
-example = find_example("outputs/eval/tuned-1234abcd", tokenizer=None)
+example = find_example(read_run("outputs/eval/tuned-1234abcd", "tuned"))
 write_example(example, "wait.json");  read_example("wait.json")
 """
 
@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from core.config import UserError, load
-from core.runs import read_record
+from core.config import UserError
 from core.types import read_jsonl
+from eval.report_texts import check_tokenizer, decoder_of, pieces_of, question_texts
+from eval.sample_stats import tokenizer_of
 from eval.samples import Row
+from eval.whole_run import WholeRun
 
 Key = tuple[str, str, str, int]  # benchmark, cell, question, repeat
 
@@ -38,33 +40,36 @@ class WaitExample:
     origin: dict[str, Any]
 
 
-def find_example(path: str | Path, tokenizer: str | None = None) -> WaitExample | None:
-    """The sample of a finished run that shows best what ignoring an end does: one that turned from wrong to right, then
-    one that stayed right, then any; the shortest of them. None: the run ignored no end.
+def find_example(run: WholeRun, tokenizer: str | None = None) -> WaitExample | None:
+    """The sample of a run that shows best what ignoring an end does: one that turned from wrong to right, then one that
+    stayed right, then any; the shortest of them. None: the run ignored no end.
 
-    tokenizer: folder or hub id; None: that of the run's model. Raises UserError where run or tokenizer is missing.
+    tokenizer: folder or hub id; None: that of the run's model. Raises UserError where the tokenizer or the question's
+    text is not at hand.
     """
-    record, path = read_record(path), Path(path)
-    rows = {_key(row): row for row in read_jsonl(path / "samples.jsonl") if "paths" not in row}
-    cells = {_cell_key(cell): cell for cell in json.loads((path / "scores.json").read_text())["cells"]}
+    rows = {_key(row): row for row in read_jsonl(run.path / "samples.jsonl") if "paths" not in row}
+    cells = {(cell.benchmark, cell.cell): cell.settings for cell in run.cells}
     waiting = [row for row in rows.values() if row.get("num_ignored") and row["segments"]]
     if not waiting:
         return None
     before = {_key(row): _without_waits(row, rows, cells) for row in waiting}
     best = min(waiting, key=lambda row: (*_rank(before[_key(row)], row), len(_ids(row))))
-    pieces = _pieces(best, _tokenizer_of(path, tokenizer))
-    origin = {"run": path.name, "benchmark": best.get("benchmark", "questions"), "cell": best["cell"],
-              "question_id": best["question_id"], "repeat": best["repeat"], "commit": record["commit"]}  # fmt: skip
-    earlier = before[_key(best)]
-    return WaitExample(_question_of(path, best), pieces, earlier and earlier["correct"], best["correct"], origin)
+    loaded = tokenizer_of(tokenizer, run.config)
+    if loaded is None:
+        raise UserError(f"run {run.path} has no tokenizer at hand to read its samples with; give tokenizer=<folder>")
+    check_tokenizer(str(run.path), best, loaded)
+    benchmark, cell, question_id, repeat = key = _key(best)
+    question, _ = question_texts([run]).get((benchmark, question_id), (None, None))
+    if question is None:
+        raise UserError(f"run {run.path}: the text of its question {question_id} is not at hand any more")
+    origin = {"run": run.path.name, "benchmark": benchmark, "cell": cell, "question_id": question_id, "repeat": repeat,
+              "commit": run.record["commit"]}  # fmt: skip
+    pieces = tuple(Piece(*piece) for piece in pieces_of(best["segments"], decoder_of(loaded)))
+    return WaitExample(question, pieces, before[key] and before[key]["correct"], best["correct"], origin)
 
 
 def _key(row: Row) -> Key:
     return row.get("benchmark", "questions"), row["cell"], row["question_id"], row["repeat"]
-
-
-def _cell_key(cell: Row) -> tuple[str, str]:
-    return cell.get("benchmark", "questions"), cell["cell"]
 
 
 def _without_waits(row: Row, rows: dict[Key, Row], cells: dict[tuple[str, str], Row]) -> Row | None:
@@ -86,34 +91,6 @@ def _rank(before: Row | None, row: Row) -> tuple[bool, bool, bool]:
 
 def _ids(row: Row) -> list[int]:
     return [id for segment in row["segments"] for id in segment["token_ids"]]
-
-
-def _tokenizer_of(path: Path, tokenizer: str | None) -> Any:
-    from omegaconf import OmegaConf
-
-    from inference import checkpoint
-
-    config = OmegaConf.load(path / "config.yaml")
-    named = tokenizer or config.get("tokenizer") or config.get("model")
-    if named is None:
-        raise UserError(f"run {path} names no tokenizer, so its samples cannot be read; give tokenizer=<folder>")
-    return checkpoint.load_tokenizer(checkpoint.resolve(str(named), weights=False))
-
-
-def _pieces(row: Row, tokenizer: Any) -> tuple[Piece, ...]:
-    return tuple(Piece(s["phase"], s["source"], tokenizer.decode(s["token_ids"])) for s in row["segments"])
-
-
-def _question_of(path: Path, row: Row) -> str:
-    """The question's text, read where the run read it. Raises UserError where that is gone."""
-    from eval.config import EvalConfig
-    from eval.work import work_of
-
-    questions = work_of(load(EvalConfig, [str(path / "config.yaml")])).questions()
-    question = questions.get((row.get("benchmark", "questions"), row["question_id"]))
-    if question is None:
-        raise UserError(f"run {path}: its questions have none with the id {row['question_id']} any more")
-    return question.text
 
 
 def write_example(example: WaitExample, file: str | Path) -> None:

@@ -212,7 +212,7 @@ def test_runs_stand_in_the_tables_of_their_benchmarks():
 
 
 def test_the_example_is_the_one_that_turned_right():
-    cells = read_run("every", "every").cells
+    run = read_run("every", "every")
     rows = list(read_jsonl("every/samples.jsonl"))
     waiting = [row for row in rows if row["cell"] == "max=40 ignore=1" and row["num_ignored"]]
     chosen = waiting[-1]
@@ -223,10 +223,10 @@ def test_the_example_is_the_one_that_turned_right():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("inference.checkpoint.resolve", lambda *args, **kwargs: "nowhere")
         patch.setattr("inference.checkpoint.load_tokenizer", lambda path: tiny_tokenizer())
-        example = find_example("every")
+        example = find_example(run, "tiny")
     assert example.origin["question_id"] == chosen["question_id"] and (example.before, example.after) == (False, True)
     assert [piece.text for piece in example.pieces if piece.source == "forced"][0] == "Wait"
-    assert example.question.endswith("= ?") and len(cells) == 10
+    assert example.question.endswith("= ?") and len(run.cells) == 10
 
 
 # Everything below needs matplotlib, whose import takes a second.
