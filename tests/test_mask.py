@@ -1,9 +1,9 @@
 """The loss mask is the published one: on golden tokens, and against its rule written a second time.
 
 The rule (released tokenization.py and sft.py): the chat template renders question and answer as one text, the
-tokenizer reads that text, and labels are -100 up to and including the tokens of "<|im_start|>assistant\\n". So thinking,
-answer and the end of the turn are trained, and the "<|im_start|>" that open thinking and answer. Rows are cut only where
-that is asked for.
+tokenizer reads that text, and labels are -100 up to and including the tokens of "<|im_start|>assistant\\n". So
+thinking, answer and the end of the turn are trained, and the "<|im_start|>" that open thinking and answer. Rows are cut
+only where that is asked for.
 """
 
 from importlib.util import find_spec
