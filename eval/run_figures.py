@@ -26,7 +26,7 @@ from eval.samples import Row
 from eval.scores import by_question
 
 NUM_BINS = 5  # of difficulty, as in the compute-optimal choice
-BINS = ["hardest questions", *(f"bin {number}" for number in range(2, NUM_BINS + 1))]
+BINS = ["bin 1, the hardest", *(f"bin {number}" for number in range(2, NUM_BINS + 1))]
 DASHES = ("-", (0, (4, 1)), (0, (1, 1)), "-.")  # so that curves of steps differ in grey, too
 TRAINING = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
 
