@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scripted_eval import script
+from scripted_eval import scripted_engines
 from tiny_tokenizer import tiny_tokenizer
 
-import inference.engine
 from core.config import UserError, load
 from core.runs import open_run
 from core.types import Question, read_jsonl, write_jsonl
@@ -26,7 +25,6 @@ from eval.run import EvalConfig
 from eval.run import main as eval_main
 from eval.wait_example import Piece, WaitExample, find_example, write_example
 from eval.whole_run import read_run
-from inference.scripted_engine import ScriptedEngine
 
 ROOT = Path(__file__).parent.parent
 PAPER_YAML = str(ROOT / "configs/figures/paper.yaml")
@@ -47,14 +45,7 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(
-            inference.engine,
-            "load_engine",
-            lambda model, config: (
-                ScriptedEngine(script, config.max_model_len, len(tiny_tokenizer()), filler=5),
-                tiny_tokenizer(),
-            ),
-        )
+        scripted_engines(patch)
         write_jsonl("q.jsonl", [Question.of(f"{i} + {i} = ?", str(2 * i), "integer", "t", "sums") for i in range(6)])
         eval_main(load(EvalConfig, ["name=every", *GRID])).rename("every")
         with open_run("train", FiguresConfig(name="sft")) as run:
