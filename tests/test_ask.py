@@ -68,6 +68,7 @@ def ask(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_piped_text_marks_what_was_forced(ask):
     status, out, err = ask(QUESTION, "num_ignore=1")
     lines = out.splitlines()
@@ -152,6 +153,7 @@ def test_colours_and_no_control_characters_on_a_terminal(ask, monkeypatch):
     assert "\x07" not in text and "a[2Jbc" in without_styles(text), "no escape sequence but our own"
 
 
+@pytest.mark.slow
 def test_many_questions_come_in_order_and_are_not_asked_twice(ask, tmp_path):
     lines = [f"{QUESTION} {i}" for i in range(7)]
     (tmp_path / "questions.txt").write_text("\n".join(lines) + "\n\n")

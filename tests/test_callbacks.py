@@ -73,6 +73,7 @@ def test_a_training_killed_in_its_first_save_starts_anew(tmp_path, capsys):
     assert capsys.readouterr().err == "passing over checkpoint-50: it was not written to its end\n"
 
 
+@pytest.mark.slow
 def test_older_checkpoints_go_only_when_a_newer_one_is_whole(tmp_path, monkeypatch):
     """A training that is killed and started again and again, killed at every point of every save and removal."""
     steps = iter(range(10, 1000, 10))

@@ -61,6 +61,7 @@ def row(outcome, *args):
     return row_of(task, outcome, config("http://localhost/v1", *args))
 
 
+@pytest.mark.slow
 def test_every_repeat_is_a_request_of_its_own_and_none_is_paid_twice(draw):
     questions = [question("2 + 2"), question("3 + 1")]
     with chat_server(lambda user, before: f"Answer: {4 + before % 2}") as server:
@@ -115,6 +116,7 @@ def test_where_the_template_opens_thinking_an_unclosed_reply_is_thinking():
     assert (found["response"], found["thinking"], found["correct"]) == ("Answer: 4", "so 5", True)
 
 
+@pytest.mark.slow
 def test_what_failed_for_good_is_no_wrong_answer_and_is_asked_again(draw):
     is_healed = False
 
@@ -132,6 +134,7 @@ def test_what_failed_for_good_is_no_wrong_answer_and_is_asked_again(draw):
         assert server.num_paid == {"2 + 2": 1, "3 + 1": 1} and spent["num_answers"] == 2
 
 
+@pytest.mark.slow
 def test_max_cost_leaves_questions_for_later(draw):
     questions = [question(f"{i} + {4 - i}") for i in range(4)]
     with chat_server(lambda user, before: "Answer: 4") as server:
@@ -160,6 +163,7 @@ def test_the_question_may_ask_for_short_thinking(draw):
     assert {r["cell"] for r in rows} == {"max=auto", "short max=auto"} and len(set(asked)) == 2
 
 
+@pytest.mark.slow
 def test_eval_run_evaluates_an_endpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     questions = [question("2 + 2"), question("3 + 1")]

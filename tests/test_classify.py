@@ -241,6 +241,7 @@ def test_without_a_key_none_is_sent_and_a_redirect_is_not_followed(monkeypatch):
     assert "authorization" not in {name.lower() for name in headers}
 
 
+@pytest.mark.slow
 def test_a_config_that_cannot_work_is_one_clear_line(monkeypatch):
     with chat_server(lambda user, before: 401) as server:
         config = config_for(server)

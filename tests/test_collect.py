@@ -47,6 +47,7 @@ def math_row(i, **fields):
 ALLOW = "allow_count_mismatch=true"
 
 
+@pytest.mark.slow
 def test_hostile_input_is_named_and_the_rest_goes_on(capfd):
     good = [json.dumps(math_row(i)).encode() for i in range(5)]
     deep = b'{"problem": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -205,6 +206,7 @@ def test_gpqa_leaves_out_diamond_and_says_when_it_cannot():
     assert counts["GPQA"]["dropped"] == {"other_subset": 4, "in_gpqa_diamond": 4}
 
 
+@pytest.mark.slow
 def test_numina_keeps_the_questions_of_a_file():
     rows = [
         {"source": s, "problem": p, "solution": "s"} for s, p in (("aops_forum", "a"), ("cn_k12", "b"), ("cn_k12", "c"))

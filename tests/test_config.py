@@ -87,6 +87,7 @@ def test_help_names_every_key(capsys):
     assert all(word in out for word in ("What it does.", "name", "(required)", "rate", "[0.5]", "inner.size=4"))
 
 
+@pytest.mark.slow
 def test_help_whose_reader_has_seen_enough():
     """`--help | head -1`."""
     reader, writer = os.pipe()

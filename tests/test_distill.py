@@ -564,6 +564,7 @@ def test_the_source_is_its_own_teacher(tmp_path):
     assert source_answer(of("1", solution=["not", "text"])).drop == "no_solution"
 
 
+@pytest.mark.slow
 def test_a_local_model_is_a_teacher_and_resumes(monkeypatch):
     tokenizer = tiny_tokenizer()
     says = {"0": "<think>\nhm\n</think>\n\nAnswer: 4<|im_end|>", "1": "<think>" + "hm " * 300,

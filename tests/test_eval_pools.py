@@ -101,6 +101,7 @@ def lasting(path):
     return [{k: v for k, v in row.items() if k not in aside} for row in rows(path)], scores["cells"], scores["parallel"]
 
 
+@pytest.mark.slow
 def test_every_method_has_its_rows_its_scores_and_its_costs(engines):
     path = run("whole", "scorer.kind=mean_logprob")
     cells, parallel = lasting(path)[1:]
@@ -125,6 +126,7 @@ def test_every_method_has_its_rows_its_scores_and_its_costs(engines):
     assert len(engines) == 1, "a rerun loads no engine"
 
 
+@pytest.mark.slow
 def test_rows_of_rejection_and_search_say_what_was_spent():
     seen = {"exhausted": 0, "accepted": 0}
     for row in rows(run("whole")):
@@ -146,6 +148,7 @@ def test_rows_of_rejection_and_search_say_what_was_spent():
     assert min(seen.values()) > 0, "both outcomes are tested"
 
 
+@pytest.mark.slow
 def test_some_answers_are_right_and_some_wrong():
     """Otherwise the equalities here would prove little."""
     found = rows(run("whole"))
@@ -184,6 +187,7 @@ def test_merged_shards_are_the_whole_run(prm):
     assert lasting(run("parts", PRM, "num_shards=2", "merge=true")) == whole
 
 
+@pytest.mark.slow
 def test_grading_again_decides_again_without_an_engine(engines, prm, monkeypatch):
     from dataclasses import replace
 

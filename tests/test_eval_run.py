@@ -71,12 +71,14 @@ def test_every_sample_has_a_row_and_every_cell_a_score(scripted):
     assert main(config("repeats=2", "sampling.temperature=1")) == path and len(scripted) == 1, "a rerun loads no engine"
 
 
+@pytest.mark.slow
 def test_conditional_cells_ask_another_prompt():
     path = main(config())
     by_cell = {r["cell"]: r["num_prompt_tokens"] for r in rows(path)}
     assert by_cell["short max=auto"] > by_cell["max=auto"]
 
 
+@pytest.mark.slow
 def test_merged_shards_are_the_whole_run():
     whole = result(main(config("name=whole")))
     for shard in range(3):
@@ -87,6 +89,7 @@ def test_merged_shards_are_the_whole_run():
         main(config("name=parts", "num_shards=2", "merge=true"))
 
 
+@pytest.mark.slow
 def test_grading_again_needs_no_engine(scripted, monkeypatch):
     path = main(config())
     before = rows(path)
@@ -107,6 +110,7 @@ def test_grading_again_needs_no_engine(scripted, monkeypatch):
         main(config("name=other", "regrade=true"))
 
 
+@pytest.mark.slow
 def test_what_failed_in_the_engine_is_no_wrong_answer(scripted, monkeypatch):
     step, failed = ScriptedEngine.step, []
 
@@ -127,6 +131,7 @@ def test_what_failed_in_the_engine_is_no_wrong_answer(scripted, monkeypatch):
     assert result(path) == result(main(config("name=whole")))
 
 
+@pytest.mark.slow
 def test_a_judge_settles_what_rules_leave_open(monkeypatch):
     write_jsonl("q.jsonl", [Question.of(f"Say {i}.", f"word {i}", "open", "t", "words") for i in range(3)])
     monkeypatch.setenv("KEY", "x" * 20)
@@ -166,6 +171,7 @@ def test_an_address_with_a_secret_is_refused_before_anything_is_recorded(scripte
     assert not scripted and not list(tmp_path.rglob("config.yaml"))
 
 
+@pytest.mark.slow
 def test_benchmarks_are_read_and_their_files_recorded(tmp_path):
     write_jsonl("aime.jsonl", [{"problem": f"{i} + {i} = ?", "answer": f"{2 * i:03}"} for i in range(1, 4)])
     for name, repeats in (("first", 3), ("second", 1)):

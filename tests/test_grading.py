@@ -78,6 +78,7 @@ PIECES = ["\\boxed", "{", "}", "\\{", "\\}", "$", "\\(", "\\)", "Answer:", "The 
           "**", '"', "[", "]"]  # fmt: skip
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join), st.sampled_from(["integer", "letter", "open"]))
 def test_any_text_gets_a_verdict(response, answer_type):
     result = grade(response, question({"integer": "25", "letter": "B", "open": "x, 25"}[answer_type], answer_type))
@@ -245,6 +246,7 @@ def neighbours(gold):
         yield f"{gold[:-1]})"
 
 
+@pytest.mark.slow
 def test_math500_references_equal_themselves():
     for gold in math500():
         target = question(gold, "latex")

@@ -159,6 +159,7 @@ def test_a_request_has_to_come_to_its_end(quick):
     assert_serves(quick.port)
 
 
+@pytest.mark.slow
 def test_nothing_is_said_in_the_middle_of_an_answer(quick):
     pour = head("content-length: 0", path="/pour")
     for more in (b"no http\r\n\r\n", head("content-length: 10") + b"half"):

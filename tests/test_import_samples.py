@@ -86,6 +86,7 @@ def test_a_published_log_is_graded_again_from_its_answers(log, capsys, monkeypat
     assert read_record(path)["headline"]["agreement"]["num_right_here_alone"] == 1
 
 
+@pytest.mark.slow
 def test_64_samples_of_a_question_are_its_repeats(log):
     settings = {**FORCED, "temperature": 1}
     lines = [

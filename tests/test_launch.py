@@ -117,6 +117,7 @@ def test_every_config_of_the_demo_exists():
     assert [config for config in configs if not (ROOT / config).is_file()] == []
 
 
+@pytest.mark.slow
 def test_every_config_of_the_demo_fits_its_entry():
     calls = re.findall(r"-m (\S+) (configs/demo/\S+\.yaml)", launch(ROOT, DRY_RUN="1").stdout)
     assert len(calls) == len(DEMO)
@@ -138,6 +139,7 @@ def test_the_demo_hands_each_directory_on(clone, tmp_path):
     assert "questions=outputs/data.collect model=outputs/train.sft/model" in "\n".join(ran)
 
 
+@pytest.mark.slow
 def test_the_demo_takes_a_model(clone, tmp_path):
     (tmp_path / "my model").mkdir()
     assert launch(clone, "model=my model", cwd=tmp_path).returncode == 0
@@ -364,6 +366,7 @@ def test_tests_get_their_arguments(clone):
     assert calls(clone)[-1] == "-m pytest -x "
 
 
+@pytest.mark.slow
 def test_packages_are_installed_once(clone):
     def installs(**environment: str) -> bool:
         assert launch(clone, "data.collect", "configs/a.yaml", **environment).returncode == 0
@@ -381,6 +384,7 @@ def test_packages_are_installed_once(clone):
     assert not installs()  # the lane of .venv stays: a login node without GPU shares it with the nodes that have some
 
 
+@pytest.mark.slow
 def test_looking_at_results_takes_few_packages_until_a_step_needs_all(clone):
     def installed_for(module: str, **environment: str) -> str:
         assert launch(clone, module, "configs/a.yaml", **environment).returncode == 0

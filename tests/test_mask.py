@@ -79,6 +79,7 @@ def test_rows_are_those_of_the_published_rule(template):
     assert_as_published(traces, tiny_tokenizer(chat_template=template))
 
 
+@pytest.mark.slow
 def test_rows_of_published_traces_are_those_of_the_published_rule():
     if not REAL_TRACES.exists():
         pytest.skip(f"{REAL_TRACES.name} is not here")

@@ -83,6 +83,7 @@ def test_a_method_for_each_difficulty_is_found():
     assert point.optimal_minus_single[1] > 0.4
 
 
+@pytest.mark.slow
 def test_noise_gains_nothing_on_the_other_half():
     gains, oracle_gains = [], []
     for seed in range(120):

@@ -63,6 +63,7 @@ def best(subset):
     return Fraction(sum(first), len(first)) if first else Fraction(0)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(drawn())
 def test_estimators_are_the_mean_over_all_subsets(case):

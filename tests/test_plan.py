@@ -55,6 +55,7 @@ def plan_of(config: PlanConfig):
     return make_plan(config, shape, rows.lengths)
 
 
+@pytest.mark.slow
 def test_the_paper_on_sixteen_gpus():
     config = drawn()
     shape, rows = read(config)

@@ -60,6 +60,7 @@ def sample(config: RejectionConfig, num: int, store=None, max_in_flight=64, scri
     return outcomes, engine
 
 
+@pytest.mark.slow
 def test_one_pool_gives_what_a_run_for_each_limit_gives():
     config = RejectionConfig([4, 12, 30], max_tries=6, window=3)
     pooled, engine = sample(config, 40)
@@ -74,6 +75,7 @@ def test_one_pool_gives_what_a_run_for_each_limit_gives():
     assert sample(config, 40, max_in_flight=1)[0] == pooled
 
 
+@pytest.mark.slow
 def test_it_is_the_first_try_within_the_limit_at_the_cost_of_all_before():
     config = RejectionConfig([3, 10], max_tries=3)
     pooled, _ = sample(config, 80)
@@ -96,6 +98,7 @@ def test_it_is_the_first_try_within_the_limit_at_the_cost_of_all_before():
     assert 5 < exhausted < 80, "both ends of it are tested"
 
 
+@pytest.mark.slow
 def test_tries_are_geometric_and_accepted_lengths_have_the_conditional_law():
     """Where the chance to end is the same after every token, all laws are known; chi-square at 1 in 1,000."""
 

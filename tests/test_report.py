@@ -232,6 +232,7 @@ def test_questions_are_read_where_the_run_read_them(path):
         assert len(known) == num_known and len(texts.notes) == (num_known == 0)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_left_out_and_counted():
     def change(row):
         digits = random.Random(f"{row['cell']} {row['question_id']}").randbytes(600).hex()  # hardly to be compressed

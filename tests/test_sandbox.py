@@ -90,6 +90,7 @@ def test_nothing_runs_that_cannot_be_confined(monkeypatch):
 # What passes
 
 
+@pytest.mark.slow
 @confined
 def test_a_program_is_run_on_each_test():
     code = "a, b = map(int, input().split())\nif __name__ == '__main__':\n    print(a + b)"

@@ -187,6 +187,7 @@ def leaves_of(done: Search) -> list:
     return [(leaf.sample.ids("thinking"), leaf.answer, leaf.score) for leaf in done.leaves]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["beam_search", "dvts", "rebase"])
 @pytest.mark.parametrize(
     ("n", "width", "most", "step", "rounds"), [(4, 2, 60, 15, 40), (6, 3, 25, 100, 3), (1, 1, 60, 9, 40)]

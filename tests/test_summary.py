@@ -52,6 +52,7 @@ def make_run(name: str, scale: float = 1.0):
     return run.path
 
 
+@pytest.mark.slow
 def test_every_number_of_the_summary_follows_from_the_samples():
     tuned, base = load_run(make_run("tuned")), load_run(make_run("base", 0.2))
     summary = summarise(tuned, [base], ["a", "b"], 32, 128)

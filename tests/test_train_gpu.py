@@ -64,6 +64,7 @@ def test_all_to_all_moves_what_the_estimate_of_20_gb_says():
     assert 64 * 5600 * seconds == pytest.approx(19.8, rel=0.01)  # GB at 1 GB/s: 5.6K tokens a device
 
 
+@pytest.mark.slow
 def test_derived_numbers_are_printed_as_such(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     bench = Bench(SimpleNamespace(type="cuda"), "H100", PEAK, int(84.9e9), 5, 0.0)

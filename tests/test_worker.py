@@ -52,6 +52,7 @@ def run(engine, visit, **limits):
     return asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_whatever_comes_and_goes_each_gets_its_own_text_and_the_engine_is_left_empty():
     rng = random.Random(0)
     engine = SlowEngine(0.001)
