@@ -30,7 +30,7 @@ from eval.report_data import Asked, columns, report_data, sample_entry
 from eval.report_texts import Chunk, Decode, Packer, check_tokenizer, decoder_of, question_texts, sample_texts, that_fit
 from eval.sample_stats import tokenizer_of
 from eval.samples import Row
-from eval.whole_run import WholeRun, check_run, read_run
+from eval.whole_run import WholeRun, read_run
 
 PAGE = Path(__file__).parent / "report_page"
 UPLOT = PAGE / "uplot-1.6.32"  # draws the curves: 51 kB, MIT, no dependencies; its NOTE says whence and why
@@ -192,7 +192,7 @@ def log_curves(run: Any, curves: Sequence[Row]) -> None:
 
 
 def main(config: ReportConfig) -> Path:
-    paths = named_runs([str(check_run(path)) for path in check(config)])
+    paths = named_runs(check(config))
     runs = [read_run(path, name) for name, path in paths.items()]
     with open_run("report", config, {f"run {name}": path for name, path in paths.items()}) as run:
         if run.is_done:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from local_http import QuietHandler, serving
+from local_http import QuietHandler, serving_script
 
 PROMPT_TOKENS, COMPLETION_TOKENS = 1000, 100  # of every reply
 
@@ -91,9 +91,5 @@ def chat_server(script: Callable[[str, int], Any]) -> Iterator[ChatServer]:
             self.wfile.write(data)
             self.close_connection = reply == "CUT"
 
-    with serving(Handler) as url:
-        server.url = f"{url}/v1"
-        try:
-            yield server
-        finally:
-            server.over.set()
+    with serving_script(server, Handler):
+        yield server

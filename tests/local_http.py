@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 
 class QuietHandler(BaseHTTPRequestHandler):
@@ -36,3 +37,14 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def serving_script(server: Any, handler: type[BaseHTTPRequestHandler]) -> Iterator[Any]:
+    """Yields a scripted server with its url; in the end sets its event `over`, which requests that hang wait for."""
+    with serving(handler) as url:
+        server.url = f"{url}/v1"
+        try:
+            yield server
+        finally:
+            server.over.set()

@@ -168,7 +168,7 @@ def test_a_trace_tells_sampled_from_forced_and_gives_the_grades_reason(page, pla
     address = page.js("location.href")
     page.press("Escape")
     page.until("!byId('viewer').open")
-    assert page.js("document.activeElement.dataset.question") == "1"
+    page.until("document.activeElement.dataset.question === '1'")  # set on `close`, which comes after it is shut
     page.open("about:blank")  # an address that differs in its fragment alone loads nothing
     opened(page, address.removeprefix("file://"))
     page.until("document.querySelector('#trace .prose')?.textContent === 'What is 1 + 1?'")

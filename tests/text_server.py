@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from local_http import QuietHandler, serving
+from local_http import QuietHandler, serving_script
 from tiny_tokenizer import tiny_tokenizer
 
 KEY = "sk-secret-key-123"
@@ -139,9 +139,5 @@ def text_server(script: Callable[[str, int | None], int], **how) -> Iterator[Tex
             self.end_headers()
             self.wfile.write(data)
 
-    with serving(Handler) as url:
-        server.url = f"{url}/v1"
-        try:
-            yield server
-        finally:
-            server.over.set()
+    with serving_script(server, Handler):
+        yield server
